@@ -1,0 +1,1 @@
+"""The part of ALTO that decides. No clock, no sockets, no threads, no luck of its own."""

@@ -1,0 +1,104 @@
+"""One call of a language model, as every part of ALTO sees it: plain values, no I/O.
+
+A `Call` says what is asked and who asks. An engine answers it with `Delta`s, pieces of text in
+the order in which they are written; the last one carries why the text ended and what it cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Message = dict[str, Any]
+"""One chat message in the OpenAI form: `role` and `content` (a string or a list of parts)."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens spent. Sums with `+`; `cached_tokens` is the part of `prompt_tokens` that the engine
+    read from its prefix cache, `reasoning_tokens` the part of `completion_tokens` not shown."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    calls: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            self.calls + other.calls,
+        )
+
+
+class Delta(str):
+    """A piece of LM text: the text itself is the string, so `"".join(deltas)` is the answer.
+
+    `reasoning` is thinking text that came with it, kept apart from the answer; `tool_calls` are
+    OpenAI tool-call fragments as they came; `finish_reason` ("stop", "length", "tool_calls", ...)
+    and `usage` stand on the last delta only.
+    """
+
+    __slots__ = ("finish_reason", "reasoning", "tool_calls", "usage")
+
+    reasoning: str
+    tool_calls: Sequence[Mapping[str, Any]]
+    finish_reason: str | None
+    usage: Usage | None
+
+    def __new__(
+        cls,
+        text: str = "",
+        reasoning: str = "",
+        tool_calls: Sequence[Mapping[str, Any]] = (),
+        finish_reason: str | None = None,
+        usage: Usage | None = None,
+    ) -> Delta:
+        self = super().__new__(cls, text)
+        self.reasoning = reasoning
+        self.tool_calls = tool_calls
+        self.finish_reason = finish_reason
+        self.usage = usage
+        return self
+
+    @property
+    def text(self) -> str:
+        """The piece of text as a plain string."""
+        return str.__str__(self)
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One call of an engine.
+
+    `messages` is the prompt. `stage`, `arguments`, `path`, `request` and `attempt` say who asks
+    (`arguments` are the bound arguments of the `@lm` function; empty for a free call). `schema` is
+    the JSON schema that the text should follow, `returns` the Python annotation behind it.
+    `deadline` is in the clock of the running loop, seconds.
+    """
+
+    messages: list[Message]
+    stage: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    path: tuple[int, ...] = ()
+    request: str = ""
+    attempt: int = 1
+    max_tokens: int | None = None
+    temperature: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    tools: Sequence[Mapping[str, Any]] = ()
+    schema: Mapping[str, Any] | None = None
+    schema_name: str = ""
+    returns: Any = str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    deadline: float | None = None
+    model: str | None = None

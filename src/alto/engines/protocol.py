@@ -1,0 +1,45 @@
+"""The seam between ALTO and whatever writes text: one streaming call.
+
+An `EngineSpec` is a value in a configuration: cheap, comparable, opens nothing. `open(name)` is
+called once inside a running event loop and gives the live `Engine`.
+
+What an engine promises:
+    - `stream(call)` is an async generator of `Delta`s. The last delta that it yields carries
+      `finish_reason`, and `usage` when it is known. Empty deltas are allowed.
+    - Closing the generator (`aclose()`, or cancelling the task that reads it) stops the work at
+      once and frees what it holds: a connection, a slot in a batch.
+    - Failure is an `EngineError` (or `DeadlineExceeded`); nothing else escapes but cancellation.
+    - Time is the running loop's `time()`, so that an engine in this process also runs on virtual
+      time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Protocol, runtime_checkable
+
+from ..core.calls import Call, Delta
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A live engine."""
+
+    name: str
+
+    def stream(self, call: Call) -> AsyncGenerator[Delta, None]:
+        """Answer one call, piece by piece."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection and cancel what still runs."""
+        ...
+
+
+@runtime_checkable
+class EngineSpec(Protocol):
+    """An engine as a configuration names it."""
+
+    def open(self, name: str) -> Engine:
+        """Start the engine under the name that stages use. Called inside the running loop."""
+        ...

@@ -1,0 +1,94 @@
+"""What can go wrong, by whose fault it is.
+
+    AltoError
+    ├── GraphError          the pipeline as written cannot run (raised while it is built)
+    ├── ConfigError         a configuration value, file or variable is wrong
+    ├── StageError          a stage failed for good: `.stage`, `.path`, `.attempts`, cause chained
+    ├── ParseError          LM text is not what the stage's annotation says: `.text`
+    ├── EngineError         an LM server failed: `.engine`, `.status`, `.retryable`
+    ├── DeadlineExceeded    the time of a request or of an attempt ran out (also a TimeoutError)
+    ├── Overloaded          refused before any work was done; try again later
+    └── OrchestratorLost    the process that held the request died
+
+Every message says what was attempted, with which value, what was expected and a way to mend it.
+"""
+
+from __future__ import annotations
+
+
+class AltoError(Exception):
+    """The root of everything ALTO raises on purpose."""
+
+
+class GraphError(AltoError):
+    """A pipeline that cannot run as written. Raised while it is built, before anything runs.
+
+    `.problems` holds every single message when several were found at once.
+    """
+
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems or (message,)
+
+
+class ConfigError(AltoError):
+    """A configuration value, file or environment variable that cannot be used."""
+
+
+class StageError(AltoError):
+    """A stage failed and its retries, if any, are used up. The last exception is `__cause__`."""
+
+    def __init__(
+        self, message: str, *, stage: str, path: tuple[int, ...] = (), attempts: int = 1
+    ) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.path = path
+        self.attempts = attempts
+
+
+class ParseError(AltoError):
+    """LM text that is not what the stage's return annotation says. `.text` is the whole text."""
+
+    def __init__(self, message: str, *, text: str = "") -> None:
+        super().__init__(message)
+        self.text = text
+
+
+class EngineError(AltoError):
+    """An LM server failed, refused or broke off.
+
+    `.status` is the HTTP status when there was one; `.retryable` says whether another try (here
+    or on another replica) can help; `.retry_after` is the server's own wish in seconds.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        engine: str = "",
+        status: int | None = None,
+        retryable: bool = True,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.engine = engine
+        self.status = status
+        self.retryable = retryable
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(AltoError, TimeoutError):
+    """A request's or an attempt's time ran out."""
+
+
+class Overloaded(AltoError):
+    """Refused before any work was done: a limit is reached. `.retry_after` in seconds, if known."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class OrchestratorLost(AltoError):
+    """The process that held the request died; its state went with it."""

@@ -1,0 +1,1 @@
+"""Runtimes: they carry events to the core and perform its actions."""

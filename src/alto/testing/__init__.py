@@ -1,0 +1,1 @@
+"""Test a pipeline without waiting: virtual time, seeded worlds, checkers."""
