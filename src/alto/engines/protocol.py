@@ -37,6 +37,24 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class Replica(Protocol):
+    """One LM server behind an engine: the same streaming call, without a choice of where.
+
+    `Pool` (engines/pool.py) makes an `Engine` of several replicas.
+    """
+
+    name: str
+
+    def stream(self, call: Call) -> AsyncGenerator[Delta, None]:
+        """Answer one call here."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection and cancel what still runs."""
+        ...
+
+
+@runtime_checkable
 class EngineSpec(Protocol):
     """An engine as a configuration names it."""
 
