@@ -1,0 +1,271 @@
+"""Text into items, while the text is still being written.
+
+A cutter is fed the pieces of one text in order and gives each item with the piece that completes
+it. Operations: `feed(piece)`, `finish(truncated)`, and two things to look at: `error`, `settled`.
+
+Goals, in order:
+    1. where a text is cut into pieces changes nothing: the items are those of the uncut text
+    2. an item comes as soon as it is certain that it is complete, not later
+    3. time is linear: no character is looked at again because another piece came; an open item is
+       kept as a list of pieces and joined once
+    4. memory is that of the open item, at most `OPEN_CHARS_MAX`
+
+Always true:
+    C1  the items given never depend on text that comes later
+    C2  items are stripped of white space around them; a blank item is no item
+    C3  `error` is set once, at most; after that `feed` and `finish` give nothing
+
+A cutter does not raise. It sets `error` and still returns the complete items of that piece, since
+they stand. The caller passes them on, and then raises `error`; it may stop the text there.
+
+Here are the cutters without rules of their own. Sentences, JSON, choices and reasoning have a
+file each: `sentences`, `json_cut`, `choice`, `think`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from ..errors import ParseError
+
+T_co = TypeVar("T_co", covariant=True)
+
+OPEN_CHARS_MAX = 1_000_000
+"""The longest open item, in characters. Beyond it the text is refused with a `ParseError`."""
+
+SHOWN_CHARS_MAX = 400
+"""How much of a text an error message shows; `ParseError.text` has all of it."""
+
+
+class Sentence(str):
+    """One sentence of LM text, with its stop and closing quotes."""
+
+    __slots__ = ()
+
+
+class Line(str):
+    """One line of LM text that is not blank."""
+
+    __slots__ = ()
+
+
+class Paragraph(str):
+    """Lines of LM text between blank lines; its inner line breaks are kept."""
+
+    __slots__ = ()
+
+
+class Cutter(Protocol[T_co]):
+    """Text pieces in, items out."""
+
+    error: ParseError | None
+    """Why the text cannot be read (further). To be looked at after each `feed` and `finish`."""
+
+    settled: int
+    """How many characters of the text lie before the end of the last item given. A text that is
+    asked for again can go on from there: feed a new cutter the kept text, drop what it gives."""
+
+    def feed(self, text: str) -> list[T_co]:
+        """Take the next piece; return the items that it completes, in order."""
+        ...
+
+    def finish(self, truncated: bool = False) -> list[T_co]:
+        """The text has ended: return what that completes. Called once.
+
+        `truncated` says that the engine stopped for length. Then complete items are still given,
+        an open one is not, and `error` is set if the text could have held more of them.
+        """
+        ...
+
+
+def shorten(text: str, limit: int = SHOWN_CHARS_MAX) -> str:
+    """The text for an error message, with its middle left out if it is long."""
+    if len(text) <= limit:
+        return repr(text)
+    half = limit // 2
+    return f"{text[:half]!r} … ({len(text) - 2 * half} characters left out) … {text[-half:]!r}"
+
+
+def cut_off(expected: str, text: str) -> ParseError:
+    """The error for text that ended by length in the middle of things."""
+    return ParseError(
+        f"The text was cut off by its length limit; expected {expected}. "
+        f"The items before it stand; what was left: {shorten(text)}. "
+        "Raise max_tokens, or ask for less in the prompt.",
+        text=text,
+    )
+
+
+def too_long(expected: str, text: str, limit: int) -> ParseError:
+    """The error for an item that does not end within its limit."""
+    return ParseError(
+        f"Expected {expected}, but none ended within {limit} characters: {shorten(text)}. "
+        "Ask for shorter ones in the prompt, or lower max_tokens.",
+        text=text,
+    )
+
+
+class OpenText:
+    """The pieces of an item that is not complete yet."""
+
+    __slots__ = ("_pieces", "chars")
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self.chars = 0
+        """Their length together."""
+
+    def add(self, piece: str) -> None:
+        self._pieces.append(piece)
+        self.chars += len(piece)
+
+    def take(self) -> str:
+        """All of it as one string; empty afterwards."""
+        text = "".join(self._pieces)
+        self._pieces.clear()
+        self.chars = 0
+        return text
+
+
+class Deltas:
+    """Every piece is an item, as it came: white space counts, an empty piece does not.
+
+    Any text is made of deltas, so one that was cut off by length is no error.
+    """
+
+    __slots__ = ("error", "settled")
+
+    def __init__(self) -> None:
+        self.error: ParseError | None = None
+        self.settled = 0
+
+    def feed(self, text: str) -> list[str]:
+        self.settled += len(text)
+        # A piece may be a `Delta`, which carries more than its text: give the text alone.
+        return [str.__str__(text)] if text else []
+
+    def finish(self, truncated: bool = False) -> list[str]:
+        return []
+
+
+class Whole:
+    """The whole text is one item, exactly as it was written, even if it is empty.
+
+    Any text is a string, so one that was cut off by length is no error.
+    """
+
+    __slots__ = ("_open", "error", "settled")
+
+    def __init__(self) -> None:
+        self.error: ParseError | None = None
+        self.settled = 0
+        self._open = OpenText()
+
+    def feed(self, text: str) -> list[str]:
+        if self.error is None:
+            self._open.add(text)
+            if self._open.chars > OPEN_CHARS_MAX:
+                self.error = too_long("a text", self._open.take(), OPEN_CHARS_MAX)
+        return []
+
+    def finish(self, truncated: bool = False) -> list[str]:
+        if self.error is not None:
+            return []
+        self.settled = self._open.chars
+        return [self._open.take()]
+
+
+class Lines:
+    """An item for each line that is not blank, complete with its line break."""
+
+    __slots__ = ("_open", "_read", "error", "settled")
+
+    def __init__(self) -> None:
+        self.error: ParseError | None = None
+        self.settled = 0
+        self._read = 0
+        self._open = OpenText()
+        """The line that is being written, without its line break."""
+
+    def feed(self, text: str) -> list[Line]:
+        if self.error is not None:
+            return []
+        items: list[Line] = []
+        *ends, rest = text.split("\n")
+        for end in ends:
+            self._open.add(end)
+            self._read += self._open.chars + 1
+            if line := self._open.take().strip():
+                items.append(Line(line))
+                self.settled = self._read
+        self._open.add(rest)
+        if self._open.chars > OPEN_CHARS_MAX:
+            self.error = too_long("lines", self._open.take(), OPEN_CHARS_MAX)
+        return items
+
+    def finish(self, truncated: bool = False) -> list[Line]:
+        if self.error is not None:
+            return []
+        self._read += self._open.chars
+        line = self._open.take().strip()
+        if truncated:
+            self.error = cut_off("whole lines", line)
+            return []
+        if not line:
+            return []
+        self.settled = self._read
+        return [Line(line)]
+
+
+class Paragraphs:
+    """An item for each run of lines without a blank one, complete with the blank line after it."""
+
+    __slots__ = ("_blank", "_open", "_read", "error", "settled")
+
+    def __init__(self) -> None:
+        self.error: ParseError | None = None
+        self.settled = 0
+        self._read = 0
+        self._open = OpenText()
+        """The paragraph that is being written, from its first visible character on."""
+        self._blank = True
+        """Nothing visible has come in the line that is being written."""
+
+    def feed(self, text: str) -> list[Paragraph]:
+        if self.error is not None:
+            return []
+        items: list[Paragraph] = []
+        *ends, rest = text.split("\n")
+        for end in ends:
+            self._add(end)
+            self._read += len(end) + 1
+            if not self._blank:
+                self._open.add("\n")
+                self._blank = True
+            elif paragraph := self._open.take().strip():
+                items.append(Paragraph(paragraph))
+                self.settled = self._read
+        self._add(rest)
+        self._read += len(rest)
+        if self._open.chars > OPEN_CHARS_MAX:
+            self.error = too_long("paragraphs", self._open.take(), OPEN_CHARS_MAX)
+        return items
+
+    def finish(self, truncated: bool = False) -> list[Paragraph]:
+        if self.error is not None:
+            return []
+        paragraph = self._open.take().strip()
+        if truncated:
+            self.error = cut_off("whole paragraphs", paragraph)
+            return []
+        if not paragraph:
+            return []
+        self.settled = self._read
+        return [Paragraph(paragraph)]
+
+    def _add(self, piece: str) -> None:
+        """Take a piece without a line break."""
+        if piece and not piece.isspace():
+            self._blank = False
+        if not self._blank or self._open.chars:
+            self._open.add(piece)
