@@ -1,0 +1,110 @@
+"""What the pool learns from calls that ran: how fast a replica is, how long a stage's texts get.
+
+Everything here is a small running estimate with a prior, so that the first call is placed sensibly
+and the hundredth by what was measured. Old measurements fade: a replica that is throttled at noon
+is slow in the books a few dozen calls later.
+
+Always true:
+    L1  an estimate is a positive number from the first moment on
+    L2  an estimate costs constant memory, whatever number of calls it has seen
+"""
+
+from __future__ import annotations
+
+_FADE = 0.97
+"""What an observation keeps of its weight at each later one: about 30 of them count."""
+
+
+class Line:
+    """`y = intercept + slope * x`, by fading least squares.
+
+    The prior gives the *shape*; its *scale* is taken from the very first observations. So a
+    replica twice as fast as expected is known to be so after a call or two, though they say nothing
+    yet about how its speed changes with load.
+    """
+
+    __slots__ = ("_points", "_prior", "_s", "_sx", "_sxx", "_sxy", "_sy", "intercept", "slope")
+
+    def __init__(self, intercept: float, slope: float, points: tuple[float, float]) -> None:
+        self.intercept = intercept
+        self.slope = slope
+        self._prior = (intercept, slope)
+        self._points = points
+        """Two values of x at which the prior counts as one observation each."""
+        self._s = self._sx = self._sy = self._sxx = self._sxy = 0.0
+
+    def at(self, x: float) -> float:
+        """The expected y."""
+        return self.intercept + self.slope * x
+
+    def observe(self, x: float, y: float, weight: float = 1.0) -> None:
+        """Learn one measured point."""
+        self._s = self._s * _FADE + weight
+        self._sx = self._sx * _FADE + weight * x
+        self._sy = self._sy * _FADE + weight * y
+        self._sxx = self._sxx * _FADE + weight * x * x
+        self._sxy = self._sxy * _FADE + weight * x * y
+        self._fit()
+
+    def _fit(self) -> None:
+        base, rise = self._prior
+        first, second = self._points
+        seen = self._s * base + self._sx * rise
+        # A pinch of the prior keeps the scale positive when all measured times are zero.
+        scale = (self._sy + 0.01 * base + 1e-9) / (seen + 0.01 * base + 1e-9)
+        y_first, y_second = (scale * (base + rise * x) for x in self._points)
+        s = self._s + 2.0
+        sx = self._sx + first + second
+        sy = self._sy + y_first + y_second
+        sxx = self._sxx + first * first + second * second
+        sxy = self._sxy + first * y_first + second * y_second
+        slope = (s * sxy - sx * sy) / (s * sxx - sx * sx)
+        intercept = (sy - slope * sx) / s
+        if slope < 0:
+            slope, intercept = scale * rise * 0.01, sy / s
+        elif intercept < 0:
+            slope, intercept = sxy / sxx, scale * base * 0.01
+        self.slope, self.intercept = slope, intercept
+
+
+class Mean:
+    """A fading average that starts from a prior worth a few observations."""
+
+    __slots__ = ("_seen", "_total", "value")
+
+    def __init__(self, prior: float, weight: float = 2.0) -> None:
+        self.value = prior
+        self._seen = weight
+        self._total = prior * weight
+
+    def observe(self, value: float) -> None:
+        """Learn one measured value."""
+        self._seen = self._seen * _FADE + 1.0
+        self._total = self._total * _FADE + value
+        self.value = self._total / self._seen
+
+
+class PerStage:
+    """A fading average for each stage, the least recently seen stage forgotten first."""
+
+    __slots__ = ("_means", "stages_max")
+
+    def __init__(self, stages_max: int = 1000) -> None:
+        self.stages_max = stages_max
+        self._means: dict[str, Mean] = {}
+
+    def get(self, stage: str, prior: float) -> float:
+        """The average, or the prior for a stage never seen."""
+        mean = self._means.get(stage)
+        return prior if mean is None else mean.value
+
+    def observe(self, stage: str, value: float) -> None:
+        """Learn one measured value."""
+        mean = self._means.pop(stage, None)
+        if mean is None:
+            mean = Mean(value, 1.0)
+            if len(self._means) >= self.stages_max:
+                del self._means[next(iter(self._means))]
+        else:
+            mean.observe(value)
+        self._means[stage] = mean

@@ -1,0 +1,204 @@
+"""Which part of a prompt has a replica read before?
+
+Engines keep the key-value cache of prompts they have read and skip the longest prefix that they
+know. To guess that from outside, a prompt is cut into blocks from its start, each block's hash is
+chained on the one before, and every replica has an index of the chains it was sent.
+
+We have no tokenizer: a block is bytes, and `TOKENS_PER_BYTE` (a quarter) turns bytes into tokens
+until an engine's own counts teach better. Bytes rather than characters, because scripts that take
+three bytes a letter also take more tokens a letter. Blocks are 128 bytes at the start of a prompt
+and get coarser further in (the step doubles after every 32 blocks), so that a prompt of a megabyte
+has about 400 blocks and the end of a match is known to within about 3 %.
+
+The hash is CRC-32, for its speed. Prompts that collide cost a badly placed call, nothing more.
+
+Always true:
+    P1  equal beginnings give equal chains, whatever follows
+    P2  an index holds at most `bytes_max` bytes of blocks
+    P3  whenever a block is held, so is every block before it (so a match is found by bisection)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+from .calls import Call
+
+TOKENS_PER_BYTE = 0.25
+PART_BYTES = 3200
+"""What a picture or a sound counts for, as it is no text: about 800 tokens."""
+
+_STEP_BYTES = 128
+_BLOCKS_PER_STEP = 32
+_STEPS = 24
+
+
+def _ends() -> Iterator[int]:
+    """Where each block ends, for prompts of up to 64 GiB: a fixed table shared by all prompts."""
+    end = 0
+    for power in range(_STEPS):
+        for _ in range(_BLOCKS_PER_STEP):
+            end += _STEP_BYTES << power
+            yield end
+
+
+ENDS: tuple[int, ...] = tuple(_ends())
+"""`ENDS[k]` is the length in bytes of a prompt's first `k + 1` blocks."""
+
+_SIZES = tuple(end - start for start, end in zip((0, *ENDS), ENDS, strict=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt as far as placing it goes: its chain of block hashes and its length in bytes."""
+
+    blocks: tuple[int, ...] = ()
+    size: int = 0
+
+
+def read(call: Call, *, hashed: bool = True) -> Prompt:
+    """The prompt of a call. With `hashed=False` only its length: for policies that need no more."""
+    data, parts = _render(call)
+    return Prompt(chain(data) if hashed else (), len(data) + parts * PART_BYTES)
+
+
+def chain(data: bytes) -> tuple[int, ...]:
+    """The hash of each whole block, each over all that stands before it.
+
+    The block's number is in the upper bits: it keeps hashes of different depths apart and says how
+    many bytes the block has.
+    """
+    blocks: list[int] = []
+    value = start = 0
+    size = len(data)
+    for number, end in enumerate(ENDS):
+        if end > size:
+            break
+        value = crc32(data[start:end], value)
+        blocks.append(number << 32 | value)
+        start = end
+    return tuple(blocks)
+
+
+def matched_bytes(blocks: int) -> int:
+    """The length of a match of so many blocks."""
+    return ENDS[blocks - 1] if blocks else 0
+
+
+def _render(call: Call) -> tuple[bytes, int]:
+    """What an engine would read, near enough: the order of things is what matters.
+
+    Tools come first because chat templates put them into the system prompt.
+    """
+    pieces = [call.model] if call.model else []
+    if call.tools:
+        pieces.append(repr(call.tools))
+    parts = 0
+    for message in call.messages:
+        content = message.get("content")
+        pieces.append(f"\x1e{message.get('role', '')}\x1f")
+        if isinstance(content, str):
+            pieces.append(content)
+        elif content is not None:
+            for part in content:
+                text = _text(part)
+                parts += text is None
+                pieces.append(f"\x1f{crc32(repr(part).encode())}" if text is None else text)
+        if len(message) > 2:
+            pieces.append(_rest(message))
+    return "".join(pieces).encode("utf-8", "surrogatepass"), parts
+
+
+def _text(part: Any) -> str | None:
+    text = part.get("text") if isinstance(part, Mapping) else part
+    return text if isinstance(text, str) else None
+
+
+def _rest(message: Mapping[str, Any]) -> str:
+    """Tool calls and the like, which chat templates write out too."""
+    return repr([(k, v) for k, v in message.items() if k not in ("role", "content")])
+
+
+class PrefixIndex:
+    """The blocks that one replica was sent last, least recently used first.
+
+    How much an engine really keeps is not told. `bytes_max` starts as a guess; `correct` moves it
+    by what the engine reports: down when a match was promised and not found, up when it was found.
+    """
+
+    __slots__ = ("_held", "bytes_max", "bytes_min", "bytes_top", "size")
+
+    def __init__(self, bytes_max: int) -> None:
+        if bytes_max < 0:
+            raise ValueError(f"prefix index: bytes_max is {bytes_max}, expected 0 or more")
+        self.bytes_max = bytes_max
+        self.bytes_min = min(bytes_max, 4096)
+        self.bytes_top = bytes_max * 4
+        self.size = 0
+        """Bytes of all held blocks."""
+        self._held: dict[int, None] = {}
+        """Held blocks; a block stands behind (is younger than) all that follow it in a prompt."""
+
+    def match(self, blocks: Sequence[int]) -> int:
+        """How many of the leading blocks are held."""
+        held = self._held
+        if not blocks or blocks[0] not in held:
+            return 0
+        low, high = 1, len(blocks)
+        while low < high:
+            middle = (low + high + 1) >> 1
+            if blocks[middle - 1] in held:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def add(self, blocks: Sequence[int]) -> None:
+        """The replica is sent this prompt: its blocks are the youngest now.
+
+        The last block is touched first and the first one last, which is what keeps P3.
+        """
+        held = self._held
+        for block in reversed(blocks):
+            if block in held:
+                del held[block]
+            else:
+                self.size += _SIZES[block >> 32]
+            held[block] = None
+        if self.size > self.bytes_max:
+            self._evict()
+
+    def correct(self, promised: float, found: float) -> None:
+        """The engine says how many bytes of a prompt it found, where a match had been promised.
+
+        Like TCP's window: a broken promise takes a tenth of what is held, a kept one gives a
+        little room. A prompt that was sent while its sibling was still being read is a broken
+        promise too; the little room makes up for it.
+        """
+        if promised < _STEP_BYTES:
+            return
+        if found < promised / 2:
+            self.bytes_max = max(self.bytes_min, int(min(self.bytes_max, self.size) * 0.9))
+            self._evict()
+        else:
+            self.bytes_max = min(self.bytes_top, self.bytes_max + (self.bytes_max >> 8))
+
+    def clear(self) -> None:
+        """The replica lost its cache: it was restarted, for example."""
+        self._held.clear()
+        self.size = 0
+
+    def check(self) -> None:
+        """Raise if P2 or the count of bytes does not hold."""
+        assert self.size == sum(_SIZES[block >> 32] for block in self._held)
+        assert self.size <= self.bytes_max
+
+    def _evict(self) -> None:
+        held = self._held
+        while self.size > self.bytes_max:
+            oldest = next(iter(held))
+            del held[oldest]
+            self.size -= _SIZES[oldest >> 32]

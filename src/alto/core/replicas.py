@@ -1,0 +1,296 @@
+"""What a pool knows of one replica: what runs there, how much fits, how fast it is, if it is well.
+
+*Room.* Calls wait in the pool, not in an engine's queue, so a replica is given no more than it can
+start on soon. Two limits say what that is. The tokens that wait to be read are limited to what it
+reads in `prefill_wait_s` at its measured speed. The number of calls is limited by a number that
+moves as TCP's window does: up while first tokens come about when expected, down by a quarter when
+one comes far too late (then the engine had put the call into a queue of its own) or is refused
+as too many.
+
+*Speed.* Two lines are fitted, see `learning.py`: the time to the first piece of text over the
+prompt tokens read until then, and the time for each further token over the calls that ran along.
+From the latter the reading of other prompts in the same time is taken off first.
+
+*Health.* After `failures_max` failures in a row a replica is open: it gets nothing for a while that
+doubles each time. Then one call goes there as a probe, and its first piece of text closes the case.
+
+Always true:
+    R1  `sequences` counts the tries sent and not ended; `prefill_tokens` sums those not begun
+    R2  an open replica has at most one probe under way
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from ..errors import EngineError
+from .learning import Line
+from .prefix import PrefixIndex, matched_bytes
+from .scheduling import Candidate, Facts, ReplicaId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Every limit of a pool, by name."""
+
+    waiting_max: int = 10_000
+    """Calls that wait; one more is refused with `Overloaded`."""
+    sequences_start: int = 64
+    """Calls on one replica at once, until more is known."""
+    sequences_max: int = 512
+    """Calls on one replica at once, whatever is measured."""
+    prefill_wait_s: float = 0.25
+    """Prompt tokens on their way to one replica: as many as it reads in this time,"""
+    prefill_tokens_min: int = 2048
+    """but at least so many."""
+    cache_tokens: int = 200_000
+    """What one replica's prefix cache is thought to hold, until more is known."""
+    tries_max: int = 3
+    """Replicas that a call is tried on before it fails (more while some are yet untried)."""
+    busy_max: int = 30
+    """How often one call may be turned away as too many before it fails."""
+    resumes_max: int = 8
+    """How often one text may break and be resumed."""
+    retry_s: float = 0.1
+    """Pause before a replica is tried a second time with one call; doubles."""
+    failures_max: int = 3
+    """Failures in a row after which a replica is left alone for a while:"""
+    open_s: float = 1.0
+    """for so long the first time; doubles each time up to"""
+    open_s_max: float = 30.0
+    """this."""
+    dark_s: float = 10.0
+    """How long calls wait for any replica to come back when all are open."""
+    patience_s: float = 30.0
+    """A request without a deadline is as urgent as one whose calls are due this long after it
+    came. So calls without a deadline never starve behind those with one, nor the other way."""
+    hedge_ratio_max: float = 0.1
+    """At most this part of the calls under way, but at least one, runs twice (see `hedge_s`)."""
+    requests_remembered_max: int = 10_000
+    """Requests whose age is kept."""
+
+
+@dataclass(slots=True)
+class Try:
+    """One sending of a call to one replica."""
+
+    replica: ReplicaId
+    sent_at: float
+    uncached_tokens: float
+    ahead_tokens: float
+    """Tokens that waited there to be read, before it."""
+    sequences: int
+    """Calls that ran there, before it."""
+    promised_bytes: float
+    probe: bool
+    area_at: float = 0.0
+    read_at: float = 0.0
+    began_at: float | None = None
+
+
+class ReplicaState:
+    """The books of one replica."""
+
+    def __init__(self, replica: ReplicaId, name: str, limits: Limits) -> None:
+        self.replica = replica
+        self.name = name
+        self.limits = limits
+        self.sequences = 0
+        self.prefill_tokens = 0.0
+        self.others = 0
+        """Calls of other pools on it, from the engine's own metrics."""
+        self.sequences_limit = float(min(limits.sequences_start, limits.sequences_max))
+        self.prefix = PrefixIndex(limits.cache_tokens * 4)
+        self.reports_cache = False
+        """The engine has said at least once that it found something in its cache."""
+        self.first = Line(0.05, 1e-4, (100.0, 4000.0))
+        self.step = Line(0.02, 2e-4, (1.0, 64.0))
+        self.hold_until = 0.0
+        """Turned us away as too busy until then."""
+        self.failures = 0
+        self.openings = 0
+        self.open_until: float | None = None
+        """None: well. Else no call before then, and then one probe."""
+        self.last_error = ""
+        self._probing = False
+        self._cut_at = 0.0
+        self._slow_start = True
+        self._changed_at = 0.0
+        self._area = 0.0
+        """Integral of `sequences` over time: its difference gives the mean over any interval."""
+        self._read = 0.0
+        """Prompt tokens read so far, for the same purpose."""
+
+    # --- Room
+
+    def takes(self, now: float) -> bool:
+        """Would one more call be started on soon?"""
+        if self.open_until is not None and (self._probing or now < self.open_until):
+            return False
+        return (
+            now >= self.hold_until
+            and self.sequences < int(self.sequences_limit)
+            and self.prefill_tokens < self.prefill_limit
+        )
+
+    @property
+    def prefill_limit(self) -> float:
+        """Prompt tokens that may be on their way."""
+        return max(self.limits.prefill_tokens_min, self.limits.prefill_wait_s / self.first.slope)
+
+    def ready_at(self, now: float) -> float | None:
+        """When time alone will make it take calls again; None if it is not time that is missing."""
+        at = max(self.hold_until, self.open_until or 0.0)
+        return at if at > now and not self._probing else None
+
+    def candidate(self, blocks: Sequence[int], tokens_per_byte: float) -> Candidate:
+        """It, as a policy sees it."""
+        running = self.sequences + self.others
+        cached = matched_bytes(self.prefix.match(blocks)) if blocks else 0
+        return Candidate(
+            self.replica,
+            self.name,
+            running,
+            self.prefill_tokens,
+            cached * tokens_per_byte,
+            (self.prefix.bytes_max - self.prefix.size) * tokens_per_byte,
+            self.first.slope,
+            self.step.at(running + 1),
+            self.step.slope,
+        )
+
+    # --- Life of a try
+
+    def send(
+        self, blocks: Sequence[int], facts: Facts, cached_tokens: float, per_byte: float, now: float
+    ) -> Try:
+        """A call goes there."""
+        self._pass(now)
+        uncached = max(1.0, facts.prompt_tokens - cached_tokens)
+        sent = Try(
+            self.replica,
+            now,
+            uncached,
+            self.prefill_tokens,
+            self.sequences + self.others,
+            cached_tokens / per_byte,
+            self.open_until is not None,
+        )
+        self._probing = self._probing or sent.probe
+        self.sequences += 1
+        self.prefill_tokens += uncached
+        if blocks:
+            self.prefix.add(blocks)
+        return sent
+
+    def begin(self, sent: Try, now: float) -> None:
+        """Its first piece of text came."""
+        self._pass(now)
+        sent.began_at = now
+        self.prefill_tokens = self._less(sent.uncached_tokens)
+        self._read += sent.uncached_tokens
+        sent.area_at, sent.read_at = self._area, self._read
+        if sent.probe:
+            # One more failure opens it again; only a whole text clears the record.
+            self._probing = False
+            self.open_until = None
+            self.failures = self.limits.failures_max - 1
+        self._learn_first(sent, now)
+
+    def leave(self, sent: Try, now: float) -> None:
+        """The try is over, whatever the reason."""
+        self._pass(now)
+        self.sequences -= 1
+        if sent.began_at is None:
+            self.prefill_tokens = self._less(sent.uncached_tokens)
+            if sent.probe:
+                self._probing = False
+
+    def finish(self, sent: Try, tokens: float, cached_tokens: int | None, now: float) -> None:
+        """The try wrote its whole text. Call `leave` too."""
+        self._pass(now)
+        self.failures = self.openings = 0
+        if cached_tokens:
+            self.reports_cache = True
+        if sent.began_at is not None and tokens >= 4:
+            self._learn_step(sent, tokens, now)
+
+    def corrected(self, sent: Try, found_bytes: float) -> None:
+        """The engine said how much of the prompt it had."""
+        if self.reports_cache:
+            self.prefix.correct(sent.promised_bytes, found_bytes)
+
+    # --- Health
+
+    def failed(self, sent: Try, error: EngineError, random: Random, now: float) -> None:
+        """The try broke. Enough of that in a row, and the replica is left alone for a while."""
+        self.last_error = str(error)
+        if self.open_until is not None and not sent.probe:
+            return  # one death breaks every call there; it counts once
+        self.failures += 1
+        if self.failures >= self.limits.failures_max:
+            pause = min(self.limits.open_s * 2.0**self.openings, self.limits.open_s_max)
+            self.openings += 1
+            self.open_until = now + max(pause * (0.9 + 0.2 * random.random()), _wish(error))
+            # If it died its cache died with it. If not, we will see what it reports.
+            self.prefix.clear()
+
+    def turned_away(self, sent: Try, error: EngineError, now: float) -> None:
+        """Too many, says the replica: it is well, but it has less room than thought."""
+        self.last_error = str(error)
+        self.hold_until = max(self.hold_until, now + (_wish(error) or 0.5))
+        self._cut(sent.sent_at, sent.sequences, now)
+
+    def reported(self, running: int, waiting: int, now: float) -> None:
+        """The engine's own metrics."""
+        self.others = max(0, running + waiting - self.sequences)
+        if waiting and self.sequences > self.others:
+            self._cut(now, self.sequences - 1, now)
+
+    # --- What is learned
+
+    def _learn_first(self, sent: Try, now: float) -> None:
+        """The time to first text: speed, or the sign of a queue behind the replica's door."""
+        x = sent.ahead_tokens + sent.uncached_tokens
+        y = now - sent.sent_at
+        late = sent.sequences > 0 and y > 4.0 * self.first.at(x) and y > 0.25
+        # A single late one tells of a queue; if all are, it is the speed after all.
+        self.first.observe(x, y, 0.05 if late else 1.0)
+        if late:
+            self._cut(sent.sent_at, sent.sequences, now)
+        elif sent.sequences + 1 >= self.sequences_limit / 2:
+            rise = 1.0 if self._slow_start else 1.0 / self.sequences_limit
+            self.sequences_limit = min(self.limits.sequences_max, self.sequences_limit + rise)
+
+    def _cut(self, sent_at: float, sequences: int, now: float) -> None:
+        """Lower the limit, once for all calls that were sent before the last time."""
+        if sent_at < self._cut_at:
+            return
+        self._cut_at = now
+        self._slow_start = False
+        self.sequences_limit = max(1.0, 0.75 * min(self.sequences_limit, sequences + 1.0))
+
+    def _learn_step(self, sent: Try, tokens: float, now: float) -> None:
+        assert sent.began_at is not None
+        took = now - sent.began_at
+        if took <= 0:
+            return
+        beside = (self._area - sent.area_at) / took
+        reading = self.first.slope * (self._read - sent.read_at)
+        writing = max(took - reading, took / 4)
+        self.step.observe(beside, writing / (tokens - 1), min(1.0, tokens / 32))
+
+    def _pass(self, now: float) -> None:
+        self._area += self.sequences * (now - self._changed_at)
+        self._changed_at = now
+
+    def _less(self, tokens: float) -> float:
+        """Sums of floats drift; nothing waits when nothing runs."""
+        return max(0.0, self.prefill_tokens - tokens) if self.sequences else 0.0
+
+
+def _wish(error: EngineError) -> float:
+    """What the server asked for, within reason."""
+    return min(error.retry_after or 0.0, 300.0)
