@@ -6,7 +6,7 @@ the order in which they are written; the last one carries why the text ended and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +82,10 @@ class Call:
     `messages` is the prompt. `stage`, `arguments`, `path`, `request` and `attempt` say who asks
     (`arguments` are the bound arguments of the `@lm` function; empty for a free call). `schema` is
     the JSON schema that the text should follow, `returns` the Python annotation behind it.
-    `deadline` is in the clock of the running loop, seconds.
+    `deadline` is in the clock of the running loop, seconds. `boundaries`, given the whole text of
+    an answer, names the characters after which the reader has something to do; an engine that
+    knows its answer beforehand may then be silent in between (None: every token counts). It says
+    nothing about the answer and is sent to nobody.
     """
 
     messages: list[Message]
@@ -102,3 +105,4 @@ class Call:
     extra: Mapping[str, Any] = field(default_factory=dict)
     deadline: float | None = None
     model: str | None = None
+    boundaries: Callable[[str], Sequence[int]] | None = None

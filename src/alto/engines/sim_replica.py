@@ -1,0 +1,251 @@
+"""One simulated LM server on the running loop's time.
+
+The model (`model.py`) knows when each token is written; this shell keeps one timer on the loop,
+plays the model to it, and wakes the readers. It runs on real time and on virtual time alike. The
+whole answer is known before its first token; it is handed out no sooner than the model writes it.
+
+Always true:
+    R1  a reader is never given a token before its time
+    R2  a stream that is closed, cancelled or broken frees its slot and its blocks at once
+    R3  the joined deltas are the answer, cut at `max_tokens` and before a stop string
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from bisect import bisect_left
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from ..core.calls import Call, Delta, Usage
+from ..errors import AltoError, EngineError
+from .measures import Measures
+from .model import BatchingServer, Generation
+from .tokens import PIECE_LETTERS, BlockKeys, content_text, render, tokenize
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a simulated engine says: its text, and the thinking before it, kept apart."""
+
+    text: str
+    reasoning: str = ""
+
+
+Respond = Callable[[Call], "str | Answer"]
+"""Writes the whole answer to a call at once."""
+
+
+class SimReplica:
+    """A `Replica` (see `protocol.py`) whose time comes from a `BatchingServer`."""
+
+    def __init__(
+        self, name: str, server: BatchingServer, respond: Respond, *, piece: int = PIECE_LETTERS
+    ) -> None:
+        self.name = name
+        self._server = server
+        self._respond = respond
+        self._piece = piece
+        self._readers: dict[Generation, asyncio.Future[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    # ------------------------------------------------------------------ what can be observed
+
+    @property
+    def measures(self) -> Measures:
+        """Totals since the start."""
+        return self._server.measures
+
+    @property
+    def running(self) -> int:
+        """Calls in the batch."""
+        return self._server.running
+
+    @property
+    def waiting(self) -> int:
+        """Calls in the server's own queue."""
+        return self._server.waiting
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the KV cache that calls hold now, 0 to 1."""
+        return self._server.kv_usage(asyncio.get_running_loop().time())
+
+    @property
+    def prefix_hit_rate(self) -> float:
+        """Prompt tokens found in the prefix cache, of all; 0 while there were none."""
+        return self.measures.prefix_hit_rate
+
+    @property
+    def block_tokens(self) -> int:
+        return self._server.limits.block_tokens
+
+    @property
+    def kv_blocks(self) -> int:
+        return self._server.limits.kv_blocks
+
+    # ------------------------------------------------------------------ calls
+
+    async def stream(self, call: Call) -> AsyncGenerator[Delta, None]:
+        """Answer one call; see `Engine.stream` for what the deltas promise."""
+        if self._closed:
+            raise EngineError(f"replica {self.name} is closed", engine=self.name, retryable=False)
+        script = self._script(call)
+        tokens, thinking = script.tokens, script.thinking
+        generation = script.generation
+        loop = asyncio.get_running_loop()
+        self._server.submit(generation, loop.time())
+        self._arm(loop)
+        given = 0
+        try:
+            while True:
+                woken = self._readers[generation] = loop.create_future()
+                await woken
+                if generation.state == "done":
+                    break
+                yield _delta(tokens, thinking, given, generation.written)
+                given = generation.written
+        finally:
+            del self._readers[generation]
+            if generation.state != "done":
+                self._server.cancel(generation, loop.time())
+                self._arm(loop)
+        last = _delta(tokens, thinking, given, len(tokens))
+        last.finish_reason = script.finish_reason
+        last.usage = Usage(
+            prompt_tokens=script.prompt_tokens,
+            completion_tokens=len(tokens),
+            cached_tokens=generation.cached_tokens,
+            reasoning_tokens=min(thinking, len(tokens)),
+            calls=1,
+        )
+        yield last
+
+    async def aclose(self) -> None:
+        """Stop the timer; calls under way fail."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for woken in self._readers.values():
+            if not woken.done():
+                woken.set_exception(
+                    EngineError(
+                        f"replica {self.name} was closed while it answered",
+                        engine=self.name,
+                        retryable=False,
+                    )
+                )
+
+    def _script(self, call: Call) -> _Script:
+        """Everything about a call that is known before its first token."""
+        if call.max_tokens is not None and call.max_tokens < 1:
+            raise EngineError(
+                f"max_tokens is {call.max_tokens}, expected at least 1: give a positive number, "
+                "or leave it out to let the answer end by itself",
+                engine=self.name,
+                status=400,
+                retryable=False,
+            )
+        open_end = bool(call.extra.get("continue_final_message")) and bool(call.messages)
+        prompt = render(call.messages, call.tools, piece=self._piece, open_end=open_end)
+        answer = self._answer(call, open_end)
+        thoughts = tokenize(answer.reasoning, self._piece)
+        text = _before_stop(answer.text, call.stop)
+        tokens = thoughts + tokenize(text, self._piece)
+        finish_reason = "stop"
+        if call.max_tokens is not None and len(tokens) > call.max_tokens:
+            del tokens[call.max_tokens :]
+            finish_reason = "length"
+        generation = Generation(
+            prompt_tokens=len(prompt),
+            output_tokens=len(tokens),
+            keys=BlockKeys(prompt, tokens, self.block_tokens),
+            marks=_marks(call, text, tokens, len(thoughts)),
+        )
+        return _Script(tokens, len(thoughts), finish_reason, len(prompt), generation)
+
+    def _answer(self, call: Call, open_end: bool) -> Answer:
+        asked = replace(call, messages=call.messages[:-1]) if open_end else call
+        try:
+            said = self._respond(asked)
+        except AltoError:
+            raise
+        except Exception as error:
+            raise EngineError(
+                f"replica {self.name}: respond() raised {type(error).__name__}: {error} for a "
+                f"call of stage {call.stage!r} at path {call.path}",
+                engine=self.name,
+                retryable=False,
+            ) from error
+        answer = Answer(said) if isinstance(said, str) else said
+        if not isinstance(answer, Answer):
+            raise EngineError(
+                f"replica {self.name}: respond() returned {type(said).__name__} for a call of "
+                f"stage {call.stage!r}, expected a str or an alto.engines.simulated.Answer",
+                engine=self.name,
+                retryable=False,
+            )
+        if open_end:
+            begun = content_text(call.messages[-1].get("content"))
+            if answer.text.startswith(begun):
+                return Answer(answer.text[len(begun) :])
+        return answer
+
+    # ------------------------------------------------------------------ the timer
+
+    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
+        at = self._server.wake_at()
+        timer = self._timer
+        if at is None or self._closed:
+            return
+        if timer is not None:
+            if timer.when() <= at:
+                return  # it fires early, finds nothing to do, and is set anew
+            timer.cancel()
+        when = at if at != -math.inf else loop.time()
+        self._timer = loop.call_at(when, self._tick, loop, when)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        self._timer = None
+        # A loop may fire a timer a clock tick early; the model's time is the timer's.
+        for generation in self._server.advance(max(when, loop.time())):
+            woken = self._readers.get(generation)
+            if woken is not None and not woken.done():
+                woken.set_result(None)
+        self._arm(loop)
+
+
+@dataclass(slots=True)
+class _Script:
+    tokens: list[str]
+    thinking: int
+    """Of these, how many are reasoning: the first ones."""
+    finish_reason: str
+    prompt_tokens: int
+    generation: Generation
+
+
+def _delta(tokens: Sequence[str], thinking: int, begin: int, end: int) -> Delta:
+    if begin >= thinking:
+        return Delta("".join(tokens[begin:end]))
+    return Delta(
+        "".join(tokens[thinking:end]), reasoning="".join(tokens[begin : min(end, thinking)])
+    )
+
+
+def _before_stop(text: str, stops: Sequence[str]) -> str:
+    found = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
+    return text[: min(found)] if found else text
+
+
+def _marks(call: Call, text: str, tokens: Sequence[str], thinking: int) -> Sequence[int] | None:
+    """The token counts that bring the text to the boundaries its reader named."""
+    if call.boundaries is None:
+        return None
+    ends = list(accumulate(map(len, tokens[thinking:])))
+    counts = {bisect_left(ends, at) + 1 + thinking for at in call.boundaries(text) if at > 0}
+    return sorted(counts)
