@@ -1,0 +1,1 @@
+"""`alto demo`: a chatbot's answers, checked claim by claim while they are written."""
