@@ -28,7 +28,7 @@ from typing import Protocol, TypeVar
 
 from ..errors import ParseError
 
-T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
 
 OPEN_CHARS_MAX = 1_000_000
 """The longest open item, in characters. Beyond it the text is refused with a `ParseError`."""
@@ -55,7 +55,7 @@ class Paragraph(str):
     __slots__ = ()
 
 
-class Cutter(Protocol[T_co]):
+class Cutter(Protocol[T]):
     """Text pieces in, items out."""
 
     error: ParseError | None
@@ -65,11 +65,11 @@ class Cutter(Protocol[T_co]):
     """How many characters of the text lie before the end of the last item given. A text that is
     asked for again can go on from there: feed a new cutter the kept text, drop what it gives."""
 
-    def feed(self, text: str) -> list[T_co]:
+    def feed(self, text: str) -> list[T]:
         """Take the next piece; return the items that it completes, in order."""
         ...
 
-    def finish(self, truncated: bool = False) -> list[T_co]:
+    def finish(self, truncated: bool = False) -> list[T]:
         """The text has ended: return what that completes. Called once.
 
         `truncated` says that the engine stopped for length. Then complete items are still given,

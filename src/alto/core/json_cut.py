@@ -1,0 +1,498 @@
+"""JSON items out of LM text: each as raw JSON text, with the character that closes it.
+
+Models wrap what they are asked for. All of these hold the same two items:
+
+    [{"a": 1}, {"a": 2}]                       an array
+    {"items": [{"a": 1}, {"a": 2}]}            an object around an array, under any name
+    {"a": 1}\n{"a": 2}                         JSON lines, or objects anywhere in prose
+    Sure! ```json\n[{"a": 1}, {"a": 2},]```    fences, prose before and after, trailing commas
+
+So the text is read as prose with JSON in it. In prose only `{` and `[` matter, and only where the
+next characters look like JSON: `{` then a string and a colon, `[` then the start of an item.
+Braces in prose ("the set {a, b}", "see [1]") stay prose. Inside JSON the cutter counts brackets
+and skips strings; it does not validate, which is for the decoder of the items.
+
+An object at the top is one item, or a wrapper. Who knows which names an item has (`fields`) can
+tell by the first name that is no field and has an array of items; without `fields` the first
+value decides. The name under which the schema wraps (`wrapper`) always does. An empty object at
+the top is a wrapper around nothing.
+
+Always true:
+    J1  every character is looked at once, whatever the pieces: the state is a few flags, the
+        brackets that are open, and the pieces of the open item
+    J2  an item is given with its last bracket or quote; a bare number or word with what follows it
+    J3  text in which no JSON was seen at all is an error, and so is JSON that is not closed; an
+        empty array is no item and no error
+
+The array of an object that turns out to be a wrapper is cut as it streams; what a wrapper holds
+besides is skipped. Two arrays of items in one wrapper are read one after the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from ..errors import ParseError
+from .cut import OPEN_CHARS_MAX, OpenText, cut_off, shorten, too_long
+
+DEPTH_MAX = 200
+"""How deep JSON may nest. Beyond it the text is refused with a `ParseError`."""
+
+OBJECT = "{"
+ARRAY = "["
+SCALAR = '"-0123456789tfn'
+"""First characters of items, to be joined for `JsonItems(starts=…)`."""
+
+FIRST_NAME_CHARS_MAX = 200
+"""A string behind `{` that is longer, or has a line break, was prose."""
+
+_IN_PROSE = re.compile(r"[{\[]")
+_IN_JSON = re.compile(r'["{}\[\]]')
+_IN_STRING = re.compile(r'["\\]')
+_IN_NAME = re.compile(r'["\\\n]')
+_VISIBLE = re.compile(r"[^ \t\r\n]")
+_ELEMENT = re.compile(r"[^ \t\r\n,]")
+_BARE_END = re.compile(r"[ \t\r\n,\[\]{}]")
+_CLOSER = {"{": "}", "[": "]"}
+
+
+class JsonText(str):
+    """The raw JSON of one item; `end` is where it ended in the whole text."""
+
+    __slots__ = ("end",)
+    end: int
+
+
+class JsonItems:
+    """Items as raw JSON, from an array, a wrapper around one, JSON lines or objects in prose.
+
+    A state is a method that looks at `text` from `at` on, and says from where the next one looks.
+    It is kept as a plain function, since a bound method would tie the cutter to itself and leave
+    it to the garbage collector.
+    """
+
+    __slots__ = (
+        "_after_string",
+        "_capturing",
+        "_emits",
+        "_escaped",
+        "_fields",
+        "_first",
+        "_floor",
+        "_items",
+        "_list_closed",
+        "_mark",
+        "_name",
+        "_open",
+        "_read",
+        "_seen",
+        "_stack",
+        "_starts",
+        "_state",
+        "_unread",
+        "_whole",
+        "_wrapper",
+        "_wraps",
+        "error",
+        "settled",
+    )
+
+    def __init__(
+        self,
+        *,
+        starts: str = OBJECT,
+        fields: frozenset[str] | None = None,
+        wrapper: str | None = "items",
+    ) -> None:
+        self.error: ParseError | None = None
+        self.settled = 0
+        self._whole = False
+        self._starts = starts
+        self._fields = fields
+        self._wrapper = wrapper
+        self._state: _State = JsonItems._prose
+        self._stack: list[str] = []
+        """The closing brackets that are due, outermost first. Empty in prose."""
+        self._floor = 0
+        """How many of them stay open when the value that is being skipped ends."""
+        self._emits = False
+        """That value is an item."""
+        self._capturing = False
+        """The text is kept, since it is or may be an item."""
+        self._mark = 0
+        """From where in this piece it is kept."""
+        self._open = OpenText()
+        """What earlier pieces had of it."""
+        self._items: list[JsonText] = []
+        """What this piece completes."""
+        self._read = 0
+        """Characters of earlier pieces."""
+        self._after_string: _State = JsonItems._prose
+        self._escaped = False
+        """The last character was a backslash in a string."""
+        self._name = OpenText()
+        """The name that is being read in an object at the top."""
+        self._first = True
+        """It is the first one: no colon behind it means prose."""
+        self._wraps = False
+        """It is the name under which the schema wraps."""
+        self._seen = False
+        """There was JSON."""
+        self._list_closed = False
+        """The last JSON that ended was a whole array: no item is missing if the text breaks off."""
+        self._unread = OpenText()
+        """The text as long as no JSON was seen, for the error."""
+
+    def feed(self, text: str) -> list[JsonText]:
+        if self.error is not None:
+            return []
+        items: list[JsonText] = []
+        self._items = items
+        self._mark = at = 0
+        end = len(text)
+        while at < end and self.error is None:
+            at = self._state(self, text, at)
+        if self._capturing:
+            self._open.add(text[self._mark :])
+        if not self._seen:
+            self._unread.add(text)
+        self._read += end
+        for held in (self._open, self._unread):
+            if held.chars > OPEN_CHARS_MAX and self.error is None:
+                self.error = too_long("JSON", held.take(), OPEN_CHARS_MAX)
+        return items
+
+    def finish(self, truncated: bool = False) -> list[JsonText]:
+        if self.error is not None:
+            return []
+        if not truncated and self._undecided():
+            self._back_to_prose(0)
+        if self._state is JsonItems._done:
+            return []
+        if truncated and not (self._list_closed and not self._stack):
+            self.error = cut_off("complete JSON", self._open.take() or self._unread.take())
+        elif not self._seen:
+            text = self._unread.take()
+            expected = "a JSON value" if self._whole else "JSON items (an array, or JSON lines)"
+            self.error = ParseError(
+                f"Expected {expected}, but the text has none: {shorten(text)}. "
+                "Show the form in the prompt, or use an engine with guided decoding.",
+                text=text,
+            )
+        elif self._stack:
+            text = self._open.take()
+            self.error = ParseError(
+                f"Expected {''.join(reversed(self._stack))!r} to close the JSON, but the text "
+                f"ended: {shorten(text)}.",
+                text=text,
+            )
+        return []
+
+    # States. Outside JSON, and where it may begin:
+
+    def _prose(self, text: str, at: int) -> int:
+        found = _IN_PROSE.search(text, at)
+        if found is None:
+            return len(text)
+        at = found.start()
+        self._stack = [_CLOSER[text[at]]]
+        self._capture(at)
+        self._state = JsonItems._opened_object if text[at] == "{" else JsonItems._opened_array
+        return at + 1
+
+    def _opened_object(self, text: str, at: int) -> int:
+        found = _VISIBLE.search(text, at)
+        if found is None:
+            return len(text)
+        at = found.start()
+        if text[at] == '"':
+            self._first = True
+            self._state = JsonItems._name_string
+            return at + 1
+        if text[at] != "}":
+            return self._back_to_prose(at)
+        if self._whole:
+            self._skip(floor=0, emits=True)
+            return at
+        return self._close_list(at)
+
+    def _opened_array(self, text: str, at: int) -> int:
+        found = _VISIBLE.search(text, at)
+        if found is None:
+            return len(text)
+        at = found.start()
+        if self._whole:
+            if ARRAY not in self._starts or text[at] not in OBJECT + ARRAY + SCALAR + "]":
+                return self._back_to_prose(at)
+            self._skip(floor=0, emits=True)
+        elif text[at] == "]":
+            return self._close_list(at)
+        elif text[at] in self._starts:
+            self._open_list()
+        elif ARRAY in self._starts and text[at] in OBJECT + SCALAR:
+            self._skip(floor=0, emits=True)
+        else:
+            return self._back_to_prose(at)
+        return at
+
+    # In an object at the top, which is an item, or a wrapper, or not decided yet:
+
+    def _members(self, text: str, at: int) -> int:
+        """Between members. What is no bracket or quote is a comma or a value without them."""
+        found = _IN_JSON.search(text, at)
+        if found is None:
+            return len(text)
+        at = found.start()
+        if text[at] == '"':
+            self._state = JsonItems._name_string
+        elif text[at] == "}":
+            self._stack.pop()
+            if self._capturing:
+                self._emit(text, at + 1)
+            self._state = JsonItems._prose
+        else:
+            self._fail(text, at)
+        return at + 1
+
+    def _name_string(self, text: str, at: int) -> int:
+        if self._escaped:
+            self._escaped = False
+            self._name.add(text[at])
+            return at + 1
+        found = _IN_NAME.search(text, at)
+        end = len(text) if found is None else found.start()
+        self._name.add(text[at:end])
+        if self._first and (
+            self._name.chars > FIRST_NAME_CHARS_MAX or (found is not None and found[0] == "\n")
+        ):
+            return self._back_to_prose(end)
+        if found is None:
+            return end
+        if found[0] == '"':
+            self._state = JsonItems._colon
+        else:
+            self._escaped = found[0] == "\\"
+            self._name.add(found[0])
+        return end + 1
+
+    def _colon(self, text: str, at: int) -> int:
+        found = _VISIBLE.search(text, at)
+        if found is None:
+            return len(text)
+        at = found.start()
+        if text[at] != ":":
+            return self._back_to_prose(at) if self._first else self._fail(text, at)
+        name = self._name.take()
+        self._wraps = name == self._wrapper
+        if self._fields is None:
+            # The first value decides, and this may be one of the others.
+            is_item = not self._first
+        else:
+            is_item = name in self._fields
+        if self._whole or (is_item and self._capturing and not self._wraps):
+            self._skip(floor=0, emits=True)
+        else:
+            self._state = JsonItems._value
+        self._seen = True
+        self._first = False
+        return at + 1
+
+    def _value(self, text: str, at: int) -> int:
+        found = _VISIBLE.search(text, at)
+        if found is None:
+            return len(text)
+        at = found.start()
+        if text[at] == "[":
+            self._stack.append("]")
+            self._state = JsonItems._value_array
+            return at + 1
+        self._skip(floor=1, emits=False)
+        if text[at] == '"':
+            return self._string(at, JsonItems._members)
+        if text[at] != "{":
+            self._state = JsonItems._members
+        return at
+
+    def _value_array(self, text: str, at: int) -> int:
+        found = _VISIBLE.search(text, at)
+        if found is None:
+            return len(text)
+        at = found.start()
+        if text[at] in self._starts or (
+            text[at] == "]" and (self._wraps or self._fields is not None)
+        ):
+            self._open_list()
+        else:
+            self._skip(floor=1, emits=False)
+        return at
+
+    # In an array of items:
+
+    def _elements(self, text: str, at: int) -> int:
+        found = _ELEMENT.search(text, at)
+        if found is None:
+            return len(text)
+        at = found.start()
+        mark = text[at]
+        if mark == "]":
+            return self._close_list(at)
+        if mark == "}":
+            return self._fail(text, at)
+        if mark == "[" and ARRAY not in self._starts:
+            if len(self._stack) == DEPTH_MAX:
+                return self._fail(text, at)
+            # An array in the array, though items are none: its elements are the items.
+            self._stack.append("]")
+            return at + 1
+        self._capture(at)
+        if mark == '"':
+            return self._string(at, JsonItems._elements)
+        if mark in "{[":
+            self._skip(floor=len(self._stack), emits=True)
+        else:
+            self._state = JsonItems._bare
+        return at
+
+    def _bare(self, text: str, at: int) -> int:
+        found = _BARE_END.search(text, at)
+        if found is None:
+            return len(text)
+        self._emit(text, found.start())
+        self._state = JsonItems._elements
+        return found.start()
+
+    # In a value whose inside does not matter here:
+
+    def _inside(self, text: str, at: int) -> int:
+        found = _IN_JSON.search(text, at)
+        if found is None:
+            return len(text)
+        at = found.start()
+        mark = text[at]
+        if mark == '"':
+            return self._string(at, JsonItems._inside)
+        if mark in _CLOSER:
+            if len(self._stack) == DEPTH_MAX:
+                return self._fail(text, at)
+            self._stack.append(_CLOSER[mark])
+            return at + 1
+        if mark != self._stack.pop():
+            self._stack.append("]" if mark == "}" else "}")
+            return self._fail(text, at)
+        if len(self._stack) == self._floor:
+            if self._emits:
+                self._emit(text, at + 1)
+            self._state = self._around()
+        return at + 1
+
+    def _in_string(self, text: str, at: int) -> int:
+        if self._escaped:
+            self._escaped = False
+            return at + 1
+        found = _IN_STRING.search(text, at)
+        if found is None:
+            return len(text)
+        if found[0] == "\\":
+            self._escaped = True
+        else:
+            self._state = self._after_string
+            if self._state is JsonItems._elements:
+                self._emit(text, found.end())
+        return found.end()
+
+    def _done(self, text: str, at: int) -> int:
+        """The one value that was asked for has been given; the rest is talk."""
+        return len(text)
+
+    # What states do:
+
+    def _around(self) -> _State:
+        """The state in the innermost bracket that is open."""
+        if not self._stack:
+            return JsonItems._done if self._whole else JsonItems._prose
+        return JsonItems._members if self._stack[-1] == "}" else JsonItems._elements
+
+    def _undecided(self) -> bool:
+        """What has begun may still be prose."""
+        if self._state in (JsonItems._name_string, JsonItems._colon):
+            return self._first
+        return self._state in (JsonItems._opened_object, JsonItems._opened_array)
+
+    def _string(self, at: int, after: _State) -> int:
+        self._state = JsonItems._in_string
+        self._after_string = after
+        return at + 1
+
+    def _skip(self, *, floor: int, emits: bool) -> None:
+        self._floor = floor
+        self._emits = emits
+        self._seen = True
+        self._state = JsonItems._inside
+
+    def _open_list(self) -> None:
+        """These are items: what is around them was none."""
+        self._drop()
+        self._seen = True
+        self._list_closed = False
+        self._state = JsonItems._elements
+
+    def _close_list(self, at: int) -> int:
+        self._drop()
+        self._seen = True
+        self._stack.pop()
+        self._list_closed = True
+        self._state = self._around()
+        return at + 1
+
+    def _back_to_prose(self, at: int) -> int:
+        self._drop()
+        self._name.take()
+        self._escaped = False
+        self._stack = []
+        self._state = JsonItems._prose
+        return at
+
+    def _capture(self, at: int) -> None:
+        self._capturing = True
+        self._mark = at
+
+    def _drop(self) -> None:
+        self._capturing = False
+        self._open.take()
+
+    def _emit(self, text: str, end: int) -> None:
+        self._open.add(text[self._mark : end])
+        item = JsonText(self._open.take())
+        item.end = self.settled = self._read + end
+        self._items.append(item)
+        self._capturing = False
+        self._list_closed = False
+
+    def _fail(self, text: str, at: int) -> int:
+        held = text[self._mark if self._capturing else at : at + 1]
+        held = self._open.take() + held
+        self._capturing = False
+        due = self._stack[-1]
+        self.error = ParseError(
+            f"Expected JSON, where {due!r} would close what is open, but got {text[at]!r} "
+            f"(nesting {len(self._stack)} of at most {DEPTH_MAX}): {shorten(held)}.",
+            text=held,
+        )
+        return at + 1
+
+
+class JsonWhole(JsonItems):
+    """The first JSON object (or array, if `starts` has `[`) in the text is the one item.
+
+    It is given when it closes. What comes after it is not read, so it may be cut off by length.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, *, starts: str = OBJECT) -> None:
+        super().__init__(starts=starts)
+        self._whole = True
+
+
+_State = Callable[[JsonItems, str, int], int]
