@@ -1,0 +1,161 @@
+"""What one server was found to understand of a chat-completion request. No I/O.
+
+Servers that speak the same API differ in what they take: guided decoding, `stream_options`, the
+name of the length limit. A `Dialect` starts with the full form, gives up a part of it when the
+server's refusal names that part, and remembers.
+
+Always true:
+    F1  a simpler form is remembered only after the server has answered to it
+    F2  what the caller or the configuration asks for by name (`temperature`, `extra`, a named way
+        of guided decoding) is never left out silently
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import msgspec
+
+from ..core.calls import Call
+from ..openai_api import WireError
+
+REFUSED_SCHEMAS_MAX = 1000
+"""How many refused schemas a dialect remembers before it stops sending schemas at all."""
+
+REFUSALS = (400, 422, 500, 501)
+"""Statuses with which servers refuse a field that they do not know or cannot serve."""
+
+Guided = Literal["auto", "response_format", "structured_outputs", "guided_json", "off"]
+GUIDED: tuple[Guided, ...] = ("auto", "response_format", "structured_outputs", "guided_json", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How one request is written; each field can be given up when a server refuses it."""
+
+    guided: Literal["sent", "not this schema", "never"] = "sent"
+    usage_option: bool = True
+    max_tokens: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+
+class Dialect:
+    """What one server was found to understand. Every server starts with the full form.
+
+    The user of this class posts `body(call, form)` for `form = form_for(call)`. If the server
+    refuses, `simpler` may give a form to try next; once an answer came, `learned` remembers it.
+    """
+
+    def __init__(
+        self, model: str, *, guided: Guided = "auto", extra: Mapping[str, Any] | None = None
+    ) -> None:
+        self._model = model
+        self._guided = guided
+        self._extra = extra or {}
+        self._known = Form(guided="never") if guided == "off" else Form()
+        self._refused_schemas: set[bytes] = set()
+
+    def form_for(self, call: Call) -> Form:
+        """The fullest form that is not known to be refused."""
+        if (
+            self._refused_schemas
+            and call.schema is not None
+            and _schema_key(call.schema) in self._refused_schemas
+        ):
+            return replace(self._known, guided="not this schema")
+        return self._known
+
+    def simpler(self, call: Call, form: Form, status: int, message: str) -> Form | None:
+        """The form to try after a refusal, or None when the refusal is not about the form."""
+        if status not in REFUSALS:
+            return None
+        if form.max_tokens == "max_tokens" and re.search(
+            r"(?i)(unsupported|not supported|unrecognized).*max_completion_tokens"
+            r"|max_completion_tokens\W*instead",
+            message,
+        ):
+            return replace(form, max_tokens="max_completion_tokens")
+        if form.usage_option and re.search(r"stream_options|include_usage", message):
+            return replace(form, usage_option=False)
+        if form.guided == "sent" and self._guided == "auto" and call.schema is not None:
+            # "json_schema" and "schema_name" are names of fields; any other "schema" means that
+            # the server read the schema itself and did not like it.
+            if re.search(r"(?i)(?<!json_)(?<!json )schema\b|grammar", message):
+                return replace(form, guided="not this schema")
+            if re.search(r"(?i)response_format|json_schema|structured|guided", message):
+                return replace(form, guided="never")
+        return None
+
+    def learned(self, call: Call, form: Form) -> None:
+        """The server answered to a request of this form."""
+        if form.guided == "not this schema" and call.schema is not None:
+            self._refused_schemas.add(_schema_key(call.schema))
+            never = len(self._refused_schemas) > REFUSED_SCHEMAS_MAX
+            form = replace(form, guided="never" if never else "sent")
+        self._known = form
+
+    def body(self, call: Call, form: Form) -> bytes:
+        """The request as JSON. Raises `WireError` for values that have no JSON form."""
+        fields: dict[str, Any] = {
+            "model": call.model or self._model,
+            "messages": call.messages,
+            "stream": True,
+        }
+        if form.usage_option:
+            fields["stream_options"] = {"include_usage": True}
+        if call.max_tokens is not None:
+            fields[form.max_tokens] = call.max_tokens
+        if call.temperature is not None:
+            fields["temperature"] = call.temperature
+        if call.stop:
+            fields["stop"] = list(call.stop)
+        if call.seed is not None:
+            fields["seed"] = call.seed
+        if call.tools:
+            fields["tools"] = list(call.tools)
+        if call.schema is not None and form.guided == "sent":
+            fields.update(_schema_fields(self._guided, call.schema, call.schema_name))
+        fields.update(self._extra)
+        fields.update(call.extra)
+        try:
+            return msgspec.json.encode({k: v for k, v in fields.items() if v is not None})
+        except (TypeError, ValueError, OverflowError) as error:
+            raise WireError(
+                f"the messages, tools or extra fields cannot be written as JSON: {error}; give "
+                "plain dicts, lists, strings and numbers",
+                retryable=False,
+            ) from error
+
+
+def _schema_key(schema: Mapping[str, Any]) -> bytes:
+    return msgspec.json.encode(schema, order="deterministic")
+
+
+def _schema_fields(guided: Guided, schema: Mapping[str, Any], name: str) -> dict[str, Any]:
+    if guided == "structured_outputs":
+        return {"structured_outputs": {"json": schema}}
+    if guided == "guided_json":
+        return {"guided_json": schema}
+    named = {
+        "name": re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "answer",
+        "schema": schema,
+        # Hosted models refuse `strict` for a schema that leaves anything open.
+        "strict": is_strict(schema),
+    }
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
+def is_strict(schema: object) -> bool:
+    """Whether each object in a JSON schema lists all its properties and allows no others."""
+    if isinstance(schema, Mapping):
+        if schema.get("type") == "object" or "properties" in schema:
+            properties = schema.get("properties", {})
+            closed = schema.get("additionalProperties") is False
+            if not closed or set(properties) != set(schema.get("required", ())):
+                return False
+        return all(map(is_strict, schema.values()))
+    if isinstance(schema, list | tuple):
+        return all(map(is_strict, schema))
+    return True
