@@ -125,6 +125,11 @@ class Generation:
         self.finished_at: float | None = None
         self._mark = 0
 
+    @property
+    def done(self) -> bool:
+        """It has written its last token, or was cancelled."""
+        return self.state == "done"
+
     def next_mark(self) -> int:
         """The next token count to wake the reader at."""
         marks = self.marks
@@ -242,10 +247,10 @@ class BatchingServer:
 
     def cancel(self, generation: Generation, now: float) -> None:
         """Drop a sequence wherever it is; its slot and blocks are free at once."""
-        if generation.state == "done":
+        if generation.done:
             return
         self._play(now, inclusive=False)
-        if generation.state == "done":  # it finished before `now`
+        if generation.done:  # it finished before `now`
             return
         if generation.state == "waiting":
             del self._waiting[generation]

@@ -104,13 +104,13 @@ class SimReplica:
             while True:
                 woken = self._readers[generation] = loop.create_future()
                 await woken
-                if generation.state == "done":
+                if generation.done:
                     break
                 yield _delta(tokens, thinking, given, generation.written)
                 given = generation.written
         finally:
             del self._readers[generation]
-            if generation.state != "done":
+            if not generation.done:
                 self._server.cancel(generation, loop.time())
                 self._arm(loop)
         last = _delta(tokens, thinking, given, len(tokens))

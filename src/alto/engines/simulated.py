@@ -8,17 +8,19 @@ What it says comes from `respond(call)`, or is made up so that it reads as the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from ..core.calls import Call
 from ..errors import ConfigError
 from .model import BatchingServer, Limits
 from .profiles import profile
 from .protocol import Engine
 from .sim_replica import Answer, Respond, SimReplica
-from .tokens import PIECE_LETTERS
+from .synthesis import Lengths, synthesize
+from .tokens import PIECE_LETTERS, tokenize
 
-__all__ = ["Answer", "Respond", "SimReplica", "Simulated"]
+__all__ = ["Answer", "Lengths", "Respond", "SimReplica", "Simulated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,8 @@ class Simulated:
     `profile` names a model on a GPU (`alto.engines.profiles.profiles()` lists them), `policy` how
     the pool places calls. `respond(call)` gives the whole answer, a `str` (or an `Answer` with
     reasoning); `call.stage`, `.arguments`, `.messages`, `.path` and `.request` say what is asked.
-    Without it the text is made up.
+    Without it the text is made up, as long and as many as `lengths` says: one `Lengths`, or one for
+    each stage by name with `"*"` for the others.
 
     The rest are settings of each server, with vLLM's defaults:
 
@@ -46,6 +49,7 @@ class Simulated:
     replicas: int = 1
     policy: str = "prompt-aware"
     respond: Respond | None = None
+    lengths: Lengths | Mapping[str, Lengths] = field(default_factory=Lengths)
     seed: int = 0
     max_num_seqs: int = 256
     prefill_chunk: int = 2048
@@ -115,6 +119,14 @@ class Simulated:
         )
 
     def _writer(self) -> Respond:
-        if self.respond is None:
-            raise ConfigError("Simulated() needs respond=, a function from a call to its text")
-        return self.respond
+        return self.respond if self.respond is not None else self._made_up
+
+    def _made_up(self, call: Call) -> str:
+        lengths = self.lengths
+        if not isinstance(lengths, Lengths):
+            lengths = lengths.get(call.stage) or lengths.get("*") or Lengths()
+
+        def count_tokens(text: str) -> int:
+            return len(tokenize(text, self.token_letters))
+
+        return synthesize(call, lengths, self.seed, count_tokens)
