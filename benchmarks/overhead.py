@@ -1,0 +1,144 @@
+"""What does moving an item through a stage cost?
+
+N items are made one by one, each goes through three trivial async stages, and the results are
+gathered in order. Measured per contender: CPU per item and stage, how that grows with N, and peak
+memory. The limit is asyncio by hand with one task per item.
+
+    python -m benchmarks.overhead [--quick] [--only handwritten,alto]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Mapping, Sequence
+
+from . import requests
+from .contenders import BASELINE, MODULES, SUBJECT
+from .measure import Measured, difference, interleaved, ratio
+from .report import Report, Spread, Target, machine
+
+STAGES = 3
+ITEMS = 2_000
+ITEMS_FEW = 200
+ITEMS_MANY = 100_000
+
+CPU_RATIO_MAX = 8.0
+GROWTH_MAX = 1.3
+MEMORY_ABOVE_MAX_MB = 20.0
+
+BUDGET_S = 2.0
+"""A probe repeats its fan-out until this much time has gone, at least once."""
+
+SLOW = frozenset({"llamaindex"})
+"""Contenders that take minutes for one fan-out of `ITEMS`: measured once."""
+
+
+def cpu_us(runs: Sequence[Measured], items: int) -> list[float]:
+    """CPU microseconds per item and stage, one number a run: the median of its rounds."""
+    return [statistics.median(run["cpu_s"]) / items / STAGES * 1e6 for run in runs]
+
+
+def peaks(found: Mapping[str, list[Measured]]) -> dict[str, list[float]]:
+    return {name: [run["peak_mb"] for run in runs] for name, runs in found.items()}
+
+
+def collect(
+    names: Sequence[str], items: int, repeats: int, budget_s: float
+) -> dict[str, list[Measured]]:
+    plan = {name: ("fanout", name, str(items), str(budget_s)) for name in names}
+    return interleaved(plan, {name: 1 if name in SLOW else repeats for name in names})
+
+
+def targets(
+    medium: Mapping[str, list[float]],
+    many: Mapping[str, list[float]],
+    memory: Mapping[str, list[float]],
+) -> list[Target]:
+    """What is promised of ALTO, with what was measured."""
+    return [
+        Target(
+            f"CPU per item and stage, {ITEMS:,} items, times hand-written",
+            ratio(medium, SUBJECT),
+            CPU_RATIO_MAX,
+            unit="x",
+        ),
+        Target(
+            f"CPU per item and stage, {ITEMS_MANY:,} items, times that of {ITEMS:,}",
+            ratio({"many": many[SUBJECT], "medium": medium[SUBJECT]}, "many", "medium"),
+            GROWTH_MAX,
+            unit="x",
+        ),
+        Target(
+            f"peak memory, {ITEMS:,} items, above hand-written",
+            difference(memory, SUBJECT),
+            MEMORY_ABOVE_MAX_MB,
+            unit="MB",
+        ),
+    ]
+
+
+def measure(quick: bool = False, only: Sequence[str] | None = None) -> Report:
+    """Run the fan-out benchmark. `quick` repeats less and leaves out nothing but precision."""
+    names = list(only or MODULES)
+    repeats, budget_s = (2, BUDGET_S / 4) if quick else (5, BUDGET_S)
+    sizes = {
+        ITEMS_FEW: collect(names, ITEMS_FEW, 1 if quick else 3, budget_s),
+        ITEMS: collect(names, ITEMS, repeats, budget_s),
+        ITEMS_MANY: collect(
+            [name for name in names if name in (BASELINE, SUBJECT)],
+            ITEMS_MANY,
+            1 if quick else 3,
+            budget_s,
+        ),
+    }
+    cpu = {
+        size: {name: cpu_us(found.get(name, []), size) for name in names}
+        for size, found in sizes.items()
+    }
+    memory = peaks(sizes[ITEMS])
+    report = Report(
+        name="overhead",
+        title=f"CPU and memory of a fan-out through {STAGES} stages and back",
+        header=(
+            "contender",
+            *(f"us per item and stage, {size:,}" for size in sizes),
+            f"times {BASELINE}, {ITEMS:,}",
+            "peak MB",
+            "of it loaded",
+        ),
+        raw={str(size): found for size, found in sizes.items()},
+    )
+    for name in names:
+        if not cpu[ITEMS][name]:
+            report.notes.append(f"{name} gave no numbers in this run.")
+            continue
+        loaded = [run["loaded_mb"] for run in sizes[ITEMS][name]]
+        report.rows.append(
+            (
+                name,
+                *(Spread.of(cpu[size][name]).text() if cpu[size][name] else "-" for size in sizes),
+                f"{ratio(cpu[ITEMS], name):,.1f}" if BASELINE in names else "-",
+                Spread.of(memory[name]).text(1),
+                Spread.of(loaded).text(1),
+            )
+        )
+    if {BASELINE, SUBJECT} <= set(names):
+        report.targets = targets(cpu[ITEMS], cpu[ITEMS_MANY], memory)
+    report.notes.append(machine())
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer repeats")
+    parser.add_argument("--only", help="contenders, by comma", type=lambda text: text.split(","))
+    options = parser.parse_args()
+    for benchmark in (measure, requests.measure):
+        report = benchmark(quick=options.quick, only=options.only)
+        report.save()
+        print(report.text())
+
+
+if __name__ == "__main__":
+    main()
