@@ -1,0 +1,333 @@
+"""A pipeline as data: levels, flows, and the uses of stages that connect them.
+
+A *level* is how deep an item lies and who opened that depth: levels form a tree whose root is the
+request. A *flow* lives on one level: at each node of that level it is a value, absent, or failed.
+A *use* is one place in a pipeline where a stage (or an operator such as `where`) is applied. It
+runs once for each node of its level, with
+
+    items     flows on its own level or above (broadcast), all of which must be present, and
+    gathers   flows on its own level or below, of which it gets every item under its node.
+
+`Graph.compile` turns the lists into the tables that the execution reads: for each flow who is
+woken by it, for each level which slots its nodes have, for each gather the steps of its walk.
+
+Always true:
+    G1  an item's level is the use's level or an ancestor of it; a gather's is that or a descendant
+    G2  each use but those at the request has a primary item, a flow on the use's own level
+    G3  uses are listed in topological order
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from .scope import PENDING
+
+
+class Kind(Enum):
+    """What a use does with its arguments."""
+
+    STAGE = "stage"  # user code, run by a driver
+    INSTANT = "instant"  # a pure function run inside the core (where, nested pipelines)
+    EITHER = "either"  # the first argument present
+    MERGE = "merge"  # one flow after the other
+
+
+class Mode(Enum):
+    """How a gathered argument is handed over."""
+
+    ORDERED = "Stream"  # path order, as soon as order allows
+    COMPLETED = "AsCompleted"  # order of completion
+    LIST = "list"  # all at once
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """`on_error=Default(value)`: the value that stands in for a failed invocation's output. For a
+    stage that returns a `Stream`, `value` is a list of items put after those already given."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What happens around one stage's invocations; times in seconds.
+
+    `retries` further attempts follow a failed one, after `backoff_s * 2**(attempt-1)`, at most
+    `backoff_max_s`, times a random factor between 0.5 and 1. `timeout` is for one attempt, from
+    its start. `on_error` is what follows the last attempt.
+    """
+
+    retries: int = 0
+    backoff_s: float = 0.1
+    backoff_max_s: float = 10.0
+    timeout: float | None = None
+    on_error: str | Default = "fail"
+    committed: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Level:
+    """One depth of ancestry. `opener` is the use whose outputs are its nodes; None at the root."""
+
+    index: int
+    parent: Level | None
+    opener: Use | None = None
+    depth: int = 0
+    slot: int = -1  # position among the parent's child levels
+    flows: list[Flow] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)  # kind STAGE only
+    children: list[Level] = field(default_factory=list)
+    gathers: list[Gather] = field(default_factory=list)  # of uses on this level
+    obligations: int = 0  # what must happen before a node here is spent
+    outputs_below: bool = False  # an output lies on this level or below
+    retained: bool = False  # nodes may be needed again by a re-run
+    first_slots: list[Any] = field(default_factory=list)  # template of a node's values
+
+    def chain(self) -> list[Level]:
+        """This level and its ancestors, the root first."""
+        chain: list[Level] = []
+        level: Level | None = self
+        while level is not None:
+            chain.append(level)
+            level = level.parent
+        return chain[::-1]
+
+    def is_under(self, other: Level) -> bool:
+        """Whether `other` is this level or above it."""
+        level: Level | None = self
+        while level is not None:
+            if level is other:
+                return True
+            level = level.parent
+        return False
+
+
+@dataclass(eq=False, slots=True)
+class Flow:
+    """One value per node of its level. `origin` is None for a pipeline's parameter."""
+
+    index: int
+    name: str
+    level: Level
+    origin: Use | None = None
+    type: Any = None
+    slot: int = -1
+    outputs: list[Output] = field(default_factory=list)
+    primary_of: list[Use] = field(default_factory=list)
+    item_of: list[Use] = field(default_factory=list)  # every use that takes it as an item
+    gathered_by: list[Gather] = field(default_factory=list)
+    completed_by: list[Gather] = field(default_factory=list)  # the AsCompleted ones of these
+    merged_by: list[tuple[Use, int]] = field(default_factory=list)
+    watched: bool = False  # anything but one plain stage is woken by it
+
+
+@dataclass(eq=False, slots=True)
+class Gather:
+    """One gathered argument. `steps` leads from a node of the use's level to the flow's nodes."""
+
+    parameter: str
+    flow: Flow
+    mode: Mode
+    use: Use | None = None
+    slot: int = -1  # position among the gathers of the use's level
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(eq=False, slots=True)
+class Step:
+    """One level down on a walk: into a scope, or through the arguments of a merge."""
+
+    level: Level
+    slot: int
+    sources: tuple[tuple[Flow, tuple[Step, ...]], ...] = ()  # of a merge: each argument's walk
+    merge: Use | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Use:
+    """A stage or operator at one place of a pipeline.
+
+    `bind(items, gathers)` order: `items` holds (parameter name, flow), with None as the name of a
+    dependency that is waited for but not passed on. `stage` is whatever the driver runs.
+    """
+
+    index: int
+    name: str
+    kind: Kind
+    level: Level
+    items: list[tuple[str | None, Flow]]
+    gathers: list[Gather]
+    out: Flow
+    opens: Level | None = None
+    stage: Any = None
+    rules: Rules = field(default_factory=Rules)
+    constants: dict[str, Any] = field(default_factory=dict)
+    function: Callable[..., Any] | None = None  # of an INSTANT
+    slot: int = -1  # position among the stages of its level
+    primary: Flow | None = None
+    lookups: tuple[tuple[int, int], ...] = ()  # for each item: levels up, value slot
+    session: bool = False
+    lists: bool = False
+    solo: bool = False  # one item on its own level, nothing gathered
+    rerun: bool = False  # may give its output again with changes
+    hold: bool = False  # inputs read from gathers are held for another attempt
+    upstream: frozenset[int] = frozenset()  # indices of uses that this one's inputs come from
+
+
+@dataclass(eq=False, slots=True)
+class Output:
+    """A named result of the pipeline."""
+
+    name: str
+    flow: Flow
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(eq=False, slots=True)
+class Graph:
+    """A whole pipeline. `single` is True when it returns one flow instead of a dict."""
+
+    name: str
+    root: Level
+    levels: list[Level]
+    flows: list[Flow]
+    uses: list[Use]
+    parameters: dict[str, Flow]
+    outputs: list[Output]
+    single: bool = False
+    warnings: list[str] = field(default_factory=list)
+    compiled: bool = False
+
+    def compile(self) -> Graph:
+        """Fill in the tables. Called once, when the graph is complete."""
+        if self.compiled:
+            return self
+        self.compiled = True
+        for level in self.levels:
+            if level.parent is not None:
+                level.depth = level.parent.depth + 1
+                level.slot = len(level.parent.children)
+                level.parent.children.append(level)
+        for flow in self.flows:
+            flow.slot = len(flow.level.flows)
+            flow.level.flows.append(flow)
+        for level in self.levels:
+            level.first_slots = [PENDING] * len(level.flows)
+        for use in self.uses:
+            _compile_use(use)
+        for output in self.outputs:
+            output.flow.outputs.append(output)
+            output.steps = walk(self.root, output.flow.level)
+            for level in output.flow.level.chain():
+                level.outputs_below = True
+            _oblige(output.steps)
+        self._find_reruns()
+        for flow in self.flows:
+            flow.watched = bool(
+                flow.outputs
+                or flow.completed_by
+                or flow.merged_by
+                or len(flow.primary_of) != 1
+                or not flow.primary_of[0].solo
+                or flow.primary_of[0].kind is not Kind.STAGE
+            )
+        return self
+
+    def _find_reruns(self) -> None:
+        """Which uses may give changed output again: a fan-out or session with retries (its items
+        go out before the attempt is over), and all that is derived from one."""
+        upstream: dict[int, frozenset[int]] = {}
+        changing: set[int] = set()
+        for use in self.uses:
+            above: set[int] = set()
+            for flow in sources_of(use):
+                origin = flow.origin
+                if origin is not None:
+                    above |= {origin.index} | upstream[origin.index]
+            # the opener of each level on the way is upstream too: it makes the nodes
+            for level in use.level.chain():
+                if level.opener is not None and level.opener is not use:
+                    above |= {level.opener.index} | upstream.get(level.opener.index, frozenset())
+            upstream[use.index] = use.upstream = frozenset(above)
+            provisional = use.opens is not None and use.kind is Kind.STAGE and use.rules.retries > 0
+            use.rerun = provisional or any(index in changing for index in above)
+            if use.rerun:
+                changing.add(use.index)
+            use.hold = use.session and (
+                use.rules.retries > 0 or any(index in changing for index in above)
+            )
+        for level in self.levels:
+            opener = level.opener
+            level.retained = opener is not None and (
+                opener.rerun
+                or any(self.uses[index].rerun for index in opener.upstream)
+                or (level.parent is not None and level.parent.retained)
+            )
+
+
+def sources_of(use: Use) -> Iterable[Flow]:
+    """Every flow that a use takes, items first."""
+    yield from (flow for _, flow in use.items)
+    yield from (gather.flow for gather in use.gathers)
+
+
+def _compile_use(use: Use) -> None:
+    if use.kind is Kind.MERGE:
+        for position, (_, flow) in enumerate(use.items):
+            flow.merged_by.append((use, position))
+        return
+    lookups = []
+    for _, flow in use.items:
+        flow.item_of.append(use)
+        lookups.append((use.level.depth - flow.level.depth, flow.slot))
+        if use.primary is None and flow.level is use.level:
+            use.primary = flow
+    use.lookups = tuple(lookups)
+    if use.primary is not None and use.kind is not Kind.EITHER:
+        use.primary.primary_of.append(use)
+    elif use.kind is Kind.EITHER:
+        use.items[0][1].primary_of.append(use)
+    use.solo = len(use.items) == 1 and not use.gathers and use.primary is not None
+    if use.kind is Kind.STAGE:
+        use.slot = len(use.level.uses)
+        use.level.uses.append(use)
+        use.level.obligations += 1
+    for gather in use.gathers:
+        gather.use = use
+        gather.slot = len(use.level.gathers)
+        use.level.gathers.append(gather)
+        gather.flow.gathered_by.append(gather)
+        if gather.mode is Mode.COMPLETED:
+            gather.flow.completed_by.append(gather)
+        gather.steps = walk(use.level, gather.flow.level)
+        _oblige(gather.steps)
+        use.session = use.session or gather.mode is not Mode.LIST
+        use.lists = use.lists or gather.mode is Mode.LIST
+
+
+def walk(top: Level, bottom: Level) -> tuple[Step, ...]:
+    """The steps from a node on `top` down to the nodes on `bottom`."""
+    steps: list[Step] = []
+    level = bottom
+    while level is not top:
+        opener, parent = level.opener, level.parent
+        assert opener is not None and parent is not None, "a level under the root has an opener"
+        if opener.kind is Kind.MERGE:
+            sources = tuple((flow, walk(parent, flow.level)) for _, flow in opener.items)
+            steps.append(Step(level, level.slot, sources, opener))
+        else:
+            steps.append(Step(level, level.slot))
+        level = parent
+    return tuple(reversed(steps))
+
+
+def _oblige(steps: tuple[Step, ...]) -> None:
+    """A walk must pass each node that it meets before that node is spent."""
+    for step in steps:
+        step.level.obligations += 1
+        for _, source in step.sources:
+            _oblige(source)

@@ -1,0 +1,173 @@
+"""When is everything under an item known?
+
+A *node* is one item's place in the tree of ancestry: for each flow of its level it is pending, a
+value, absent or failed. A *scope* is the children that one invocation gave. Its producer closes it
+by saying how many there were; each child's flows then settle. No clock is asked and no item means
+"the end".
+
+A node is *spent* when everything that must happen at it has happened: each stage of its level has
+settled there, each scope it opened is spent, and each walk that leads through it has passed. A
+spent node leaves its scope, and what it held is free.
+
+Always true:
+    S1  a scope completes once per attempt of its producer, when it is closed and settled
+    S2  an empty scope completes at the moment it closes
+    S3  what a dead attempt said is never counted: its nodes are `dead`
+    S4  `node.open` is the number of obligations left; 0 means spent
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .path import Path
+
+if TYPE_CHECKING:
+    from .execution import Invocation
+    from .feed import Feed
+    from .graph import Level
+
+
+class Pending:
+    """The type of `PENDING`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "PENDING"
+
+
+class Absent:
+    """The type of `ABSENT`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+PENDING = Pending()
+ABSENT = Absent()
+
+
+class Failed:
+    """A flow's state at a path where its stage failed for good. `error` is what to raise."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __repr__(self) -> str:
+        return f"Failed({self.error!r})"
+
+
+class Node:
+    """One item's place. `key` is its position in the parent's scope (a tuple below a merge)."""
+
+    __slots__ = (
+        "bytes",
+        "dead",
+        "feeds",
+        "invocations",
+        "key",
+        "level",
+        "merged",
+        "open",
+        "parent",
+        "scopes",
+        "vals",
+        "waiters",
+    )
+
+    def __init__(self, parent: Node | None, key: int | Path, level: Level) -> None:
+        self.parent = parent
+        self.key = key
+        self.level = level
+        self.vals: list[Any] = level.first_slots.copy()
+        self.open = level.obligations
+        self.dead = False
+        self.bytes = 0
+        self.invocations: dict[int, Invocation] | None = None
+        self.scopes: dict[int, Scope] | None = None
+        self.feeds: dict[int, Feed] | None = None
+        self.waiters: list[Any] | None = None
+        self.merged: dict[int, Node] | None = None
+
+    @property
+    def path(self) -> Path:
+        parts: list[Path] = []
+        node: Node = self
+        while node.parent is not None:
+            parts.append(node.key if isinstance(node.key, tuple) else (node.key,))
+            node = node.parent
+        return tuple(position for part in reversed(parts) for position in part)
+
+    def up(self, levels: int) -> Node:
+        """The ancestor this many levels up."""
+        node: Node = self
+        while levels:
+            assert node.parent is not None
+            node = node.parent
+            levels -= 1
+        return node
+
+    def wait(self, waiter: Any) -> None:
+        """Be told when a flow of this node settles."""
+        if self.waiters is None:
+            self.waiters = [waiter]
+        else:
+            self.waiters.append(waiter)
+
+    def scope(self, level: Level) -> Scope:
+        """The scope that holds this node's children on `level`."""
+        if self.scopes is None:
+            self.scopes = {}
+        scope = self.scopes.get(level.slot)
+        if scope is None:
+            scope = self.scopes[level.slot] = Scope(self, level)
+        return scope
+
+    def __repr__(self) -> str:
+        return f"<node {self.path} level {self.level.index}>"
+
+
+class Scope:
+    """The children of one node on one level, in the order in which their producer gave them.
+
+    `children[i]` is None once child i is spent. `live` counts the others. `fresh` is how many
+    children the running attempt has given or confirmed; beyond it lie those of an earlier attempt.
+    """
+
+    __slots__ = (
+        "bytes",
+        "children",
+        "closed",
+        "failed",
+        "fresh",
+        "level",
+        "limit",
+        "live",
+        "node",
+        "on_commit",
+        "paused",
+        "producer",
+        "spent",
+        "waiters",
+    )
+
+    def __init__(self, node: Node, level: Level) -> None:
+        self.node = node
+        self.level = level
+        self.children: list[Node | None] = []
+        self.closed = False
+        self.failed: Failed | None = None
+        self.live = 0
+        self.fresh = 0
+        self.bytes = 0
+        self.limit = 0
+        self.spent = False
+        self.paused = False
+        self.producer: Invocation | None = None
+        self.waiters: list[Any] = []
+        self.on_commit: list[Any] | None = None
