@@ -1,50 +1,430 @@
-"""Many replicas behind one engine name: the asyncio side of the pool.
+"""Many replicas behind one engine name: the asyncio side of `core/pool.py`.
 
-A call waits here until it is told where to go, then this generator forwards what that replica
-writes and does nothing else for each piece of text.
+The core decides, this drives it: one timer for the whole pool, and one generator for each call. A
+generator waits until it is told where to go, then forwards what that replica writes. It does
+nothing for a piece of text but keep it, in case the replica breaks off and another has to go on.
 
 Always true:
     D1  a generator that is closed, cancelled or broken leaves nothing behind: no place in the
         queue, no stream open on a replica
     D2  nothing but `EngineError`, `DeadlineExceeded`, `Overloaded` and cancellation leaves it
+    D3  the joined deltas are one text, whatever number of replicas wrote it
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
 
-from ..core.calls import Call, Delta
+from ..core.calls import Call, Delta, Usage
+from ..core.pool import CallPool
+from ..core.pool_events import (
+    Began,
+    Broke,
+    Ended,
+    Event,
+    Left,
+    Refuse,
+    Reported,
+    Send,
+    Submitted,
+    Woke,
+)
+from ..core.prefix import read
+from ..core.replicas import Limits
+from ..core.resume import can_resume, rest_of, spent, with_usage
+from ..core.scheduling import CallId, Policy, ReplicaId
+from ..errors import AltoError, EngineError
 from .protocol import Replica
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicaLoad:
+    """What runs on a replica, for dashboards and metrics."""
+
+    sequences: int
+    sequences_limit: int
+    prefill_tokens: int
+    healthy: bool
+    last_error: str
+
+
+class _Reader:
+    """One call's generator, seen from the pool, and the text it has given on."""
+
+    __slots__ = (
+        "asked",
+        "before",
+        "call",
+        "error",
+        "finished",
+        "given",
+        "number",
+        "sends",
+        "start",
+        "waiter",
+    )
+
+    def __init__(self, number: CallId, call: Call) -> None:
+        self.number = number
+        self.call = call
+        """As the reader asked."""
+        self.asked = _from_the_first_token(call)
+        """As the next replica is asked: for the rest, once there is text."""
+        self.given: list[Delta] = []
+        self.start = 0
+        """From here on `given` is of the present try."""
+        self.before: Usage | None = None
+        """What tries that broke in mid-text have cost; None if none did."""
+        self.finished = False
+        """The present try gave all it had."""
+        self.sends: deque[ReplicaId] = deque()
+        """Where to go, not yet gone to."""
+        self.error: AltoError | None = None
+        """Why there will be no (more) answer."""
+        self.waiter: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+@dataclass(slots=True)
+class _Opened:
+    """A stream whose first piece of text is there."""
+
+    replica: ReplicaId
+    inner: AsyncGenerator[Delta, None]
+    first: Delta
+
+
 class Pool:
-    """An `Engine` made of several replicas."""
+    """An `Engine` made of several replicas.
+
+    - `policy`: a name (`round-robin`, `least-outstanding`, `prefix-affinity`, `prompt-aware`), or
+      an object with `choose` and `observe` (see `alto.core.scheduling.Policy`).
+    - `seed`: for lots among equal replicas and jitter. Pools side by side want different ones.
+    - `limits`: every limit by name (`alto.core.replicas.Limits`).
+    - `resume`: go on elsewhere when a stream breaks in mid-text; off, that is an `EngineError`.
+    - `continue_final_message`: the replicas understand vLLM's parameter of that name.
+    - `hedge_s`: when nothing has come after so many seconds, try a second replica beside the first
+      and take whichever begins first. None: never.
+    """
 
     def __init__(
         self,
         name: str,
         replicas: Sequence[Replica],
         *,
-        policy: str = "prompt-aware",
+        policy: str | Policy = "prompt-aware",
         seed: int = 0,
+        limits: Limits | None = None,
+        resume: bool = True,
+        continue_final_message: bool = False,
+        hedge_s: float | None = None,
     ) -> None:
         self.name = name
         self.replicas = tuple(replicas)
-        self._outstanding = [0] * len(self.replicas)
+        self.resume = resume
+        self.continue_final_message = continue_final_message
+        self._core = CallPool(
+            name,
+            [replica.name for replica in self.replicas],
+            policy=policy,
+            random=Random(seed),
+            limits=limits,
+            hedge_s=hedge_s,
+        )
+        self._readers: dict[CallId, _Reader] = {}
+        self._numbers = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    # --- What is asked of an engine
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta, None]:
-        """Answer one call on the replica with the fewest calls under way."""
-        index = min(range(len(self.replicas)), key=self._outstanding.__getitem__)
-        self._outstanding[index] += 1
-        inner = self.replicas[index].stream(call)
+        """Answer one call, on the replica that the policy chooses, or on several one by one."""
+        reader = self._submit(call)
+        given = reader.given
+        opened: _Opened | None = None
         try:
-            async for delta in inner:
-                yield delta
+            while not _is_full(reader.asked):
+                opened = None
+                opened = await self._open(reader)
+                before = reader.before
+                try:
+                    given.append(opened.first)
+                    yield opened.first if before is None else with_usage(opened.first, before)
+                    async for delta in opened.inner:
+                        given.append(delta)
+                        yield delta if before is None else with_usage(delta, before)
+                    reader.finished = True
+                    return
+                except Exception as error:
+                    if given[-1].finish_reason is not None:
+                        return  # the text is whole; only the goodbye was lost
+                    self._broke(reader, opened.replica, self._engine_error(error, opened.replica))
+                finally:
+                    await opened.inner.aclose()
+            # Only the end of the stream was lost: the text has all the tokens it may have.
+            yield Delta(finish_reason="length", usage=reader.before)
         finally:
-            self._outstanding[index] -= 1
-            await inner.aclose()
+            self._leave(reader, opened)
 
     async def aclose(self) -> None:
-        """Close every replica."""
-        for replica in self.replicas:
-            await replica.aclose()
+        """Close every replica; calls under way and calls that wait fail."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for reader in self._readers.values():
+            reader.wake()
+        results = await asyncio.gather(
+            *(replica.aclose() for replica in self.replicas), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    # --- What can be seen and told
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a replica to have room."""
+        return self._core.waiting
+
+    def load(self) -> Mapping[str, ReplicaLoad]:
+        """What runs on each replica now."""
+        return {
+            state.name: ReplicaLoad(
+                sequences=state.sequences,
+                sequences_limit=int(state.sequences_limit),
+                prefill_tokens=round(state.prefill_tokens),
+                healthy=state.open_until is None,
+                last_error=state.last_error,
+            )
+            for state in self._core.replicas
+        }
+
+    def report(self, replica: int, *, running: int, waiting: int) -> None:
+        """Tell what an engine's own metrics say of the replica at this place in the pool: calls in
+        its batch and in its queue, whoever sent them. So pools side by side see each other."""
+        self._tell(Reported(ReplicaId(replica), running, waiting))
+
+    def check(self) -> None:
+        """Raise if the books of the pool do not agree. For tests."""
+        self._core.check()
+
+    # --- Opening a stream
+
+    async def _open(self, reader: _Reader) -> _Opened:
+        """The first piece of text, from the first replica that gives one."""
+        while True:
+            replica = await self._placed(reader)
+            if self._core.hedge_s is None:
+                opened = await self._begin(reader, replica)
+            else:
+                opened = await self._race(reader, replica)
+            if opened is not None:
+                return opened
+
+    async def _placed(self, reader: _Reader) -> ReplicaId:
+        """Where the core sends the call; waits until it does."""
+        while True:
+            if self._closed:
+                raise self._closed_error()
+            if reader.error is not None:
+                raise reader.error
+            if reader.sends:
+                return reader.sends.popleft()
+            reader.waiter = asyncio.get_running_loop().create_future()
+            await reader.waiter
+
+    async def _begin(self, reader: _Reader, replica: ReplicaId) -> _Opened | None:
+        """Try one replica. None: it failed, and the core knows."""
+        inner = self.replicas[replica].stream(reader.asked)
+        try:
+            first = await anext(inner, None)
+            if first is None:
+                raise self._silent_error(replica)
+        except Exception as error:
+            failure = self._engine_error(error, replica)
+            self._tell(Broke(reader.number, replica, failure))
+            return None
+        except BaseException:
+            await inner.aclose()
+            raise
+        self._tell(Began(reader.number, replica))
+        return _Opened(replica, inner, first)
+
+    async def _race(self, reader: _Reader, replica: ReplicaId) -> _Opened | None:
+        """Try one replica, and beside it any other that the core sends the call to meanwhile.
+
+        The core asks to `Drop` the losers of a race; here they are closed when it is decided.
+        """
+        legs: set[asyncio.Task[_Opened | None]] = set()
+        reader.sends.appendleft(replica)
+        winner: _Opened | None = None
+        try:
+            while winner is None and (legs or reader.sends):
+                while reader.sends:
+                    legs.add(asyncio.create_task(self._begin(reader, reader.sends.popleft())))
+                reader.waiter = asyncio.get_running_loop().create_future()
+                news: set[asyncio.Future[Any]] = {*legs, reader.waiter}
+                await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
+                for leg in [leg for leg in legs if leg.done() and winner is None]:
+                    winner = leg.result()
+                    legs.remove(leg)
+            await _stop(legs)
+            return winner
+        except BaseException:
+            await _stop(legs)
+            if winner is not None:
+                await winner.inner.aclose()
+            raise
+
+    # --- Between generators and the core
+
+    def _submit(self, call: Call) -> _Reader:
+        if self._closed:
+            raise self._closed_error()
+        self._numbers += 1
+        reader = _Reader(CallId(self._numbers), call)
+        self._readers[reader.number] = reader
+        self._tell(
+            Submitted(
+                reader.number,
+                read(call, hashed=self._core.uses_prefix),
+                call.stage,
+                call.request,
+                call.deadline,
+                call.max_tokens,
+            )
+        )
+        return reader
+
+    def _broke(self, reader: _Reader, replica: ReplicaId, error: EngineError) -> None:
+        """The present try broke in mid-text: ask for the rest, if that can be had."""
+        core, given = self._core, reader.given
+        part = given[reader.start :]
+        prompt_tokens = read(reader.asked, hashed=False).size * core.tokens_per_byte.value
+        cost = spent(part, prompt_tokens, core.tokens_per_char.value)
+        reader.before = cost if reader.before is None else reader.before + cost
+        reader.start = len(given)
+        prompt = None
+        if self.resume and error.retryable and can_resume(given):
+            reader.asked = rest_of(
+                reader.call,
+                "".join(given),
+                reader.before.completion_tokens,
+                continue_final_message=self.continue_final_message,
+            )
+            prompt = read(reader.asked, hashed=core.uses_prefix)
+        if not _is_full(reader.asked):
+            self._tell(Broke(reader.number, replica, error, prompt, reader.asked.max_tokens))
+
+    def _leave(self, reader: _Reader, opened: _Opened | None) -> None:
+        """The generator is over: by its end, by its reader, or by an error."""
+        del self._readers[reader.number]
+        part = reader.given[reader.start :]
+        # Many readers go when they see the finish reason, before the stream itself ends.
+        if opened is None or not part or not (reader.finished or part[-1].finish_reason):
+            self._tell(Left(reader.number))
+        else:
+            chars = sum(map(len, part))
+            self._tell(Ended(reader.number, opened.replica, chars, part[-1].usage))
+
+    def _tell(self, event: Event) -> None:
+        """Let the core decide, and do what it says."""
+        loop = asyncio.get_running_loop()
+        for action in self._core.handle(event, loop.time()):
+            reader = self._readers.get(action.call)
+            if reader is None:
+                continue
+            if isinstance(action, Send):
+                reader.sends.append(action.replica)
+                reader.wake()
+            elif isinstance(action, Refuse):
+                reader.error = action.error
+                reader.wake()
+        self._arm(loop)
+
+    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Keep the one timer at the time when the core wants to be woken."""
+        at = None if self._closed else self._core.wake_at()
+        timer = self._timer
+        if timer is not None:
+            if at is not None and timer.when() <= at:
+                return  # it fires early, finds nothing to do, and is set anew
+            timer.cancel()
+            self._timer = None
+        if at is not None:
+            self._timer = loop.call_at(at, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._tell(Woke())
+
+    # --- What readers are told
+
+    def _engine_error(self, error: Exception, replica: ReplicaId) -> EngineError:
+        """What a replica raised, as an `EngineError`; its deadline and its refusals pass."""
+        if isinstance(error, EngineError):
+            return error
+        if isinstance(error, AltoError):
+            raise error
+        failure = EngineError(
+            f"replica {self.replicas[replica].name} raised {type(error).__name__}: {error}; "
+            "expected nothing but EngineError or DeadlineExceeded. This is a fault of the replica "
+            "class, not of the call.",
+            engine=self.name,
+            retryable=False,
+        )
+        failure.__cause__ = error
+        return failure
+
+    def _silent_error(self, replica: ReplicaId) -> EngineError:
+        return EngineError(
+            f"replica {self.replicas[replica].name} ended its answer without a word; expected at "
+            "least one delta, with a finish_reason",
+            engine=self.name,
+        )
+
+    def _closed_error(self) -> EngineError:
+        return EngineError(
+            f"engine {self.name} is closed; calls under way and new ones fail. Open it again "
+            "through its configuration.",
+            engine=self.name,
+            retryable=False,
+        )
+
+
+async def _stop(legs: Iterable[asyncio.Task[_Opened | None]]) -> None:
+    """Close what lost a race, also what came in second in the very same moment."""
+    pending = list(legs)
+    for leg in pending:
+        leg.cancel()
+    for result in await asyncio.gather(*pending, return_exceptions=True):
+        if isinstance(result, _Opened):
+            await result.inner.aclose()
+
+
+def _is_full(call: Call) -> bool:
+    """The text so far has all the tokens that were asked for."""
+    return call.max_tokens is not None and call.max_tokens <= 0
+
+
+def _from_the_first_token(call: Call) -> Call:
+    """The call, asking for a delta at its first character.
+
+    An engine may be silent until a boundary, but the first token is the sign that the prompt is
+    read, which both speed and room are measured by.
+    """
+    boundaries = call.boundaries
+    if boundaries is None:
+        return call
+    return replace(call, boundaries=lambda text: (1, *boundaries(text)))

@@ -1,0 +1,563 @@
+"""The calls of one engine: which is next, where it goes, and what to do when it breaks.
+
+Calls wait *here*, not in an engine's queue: until a replica has room nothing is decided, and what
+is decided then is decided with all that is known then. The driver tells what happened (`handle`),
+does what it is told (the actions), and comes back at `wake_at()` at the latest.
+
+    Submitted ──▶ waiting ──Send──▶ sent ──Began──▶ writing ──Ended──▶ gone
+                    ▲                 │                │
+                    └──── Broke, another try ──────────┘ Broke, resumed from the text so far
+    from anywhere: Left (the reader went away) or Refuse (no way to go on) ──▶ gone
+
+*Which call next.* Each call has a fixed due time, and the smallest goes first:
+
+    due = request came + patience_s                              without a deadline
+    due = the smaller of that and deadline - expected duration   with one
+
+As due times of new calls grow with the clock, no waiting call is overtaken for ever; among calls
+without deadlines it is the oldest request first, so requests nearly done get finished.
+
+*Where* is the policy's choice among replicas that have room (`replicas.py`).
+
+Always true:
+    C1  a call is waiting, or has one or two tries under way (two while it is hedged), or is gone
+    C2  each try sent is ended by exactly one of Began's losers (`Drop`), Ended, Broke or Left
+    C3  when no call is there, every replica's books are at zero
+    C4  after `handle` no call waits while a replica takes calls
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from random import Random
+from typing import Any
+
+from ..errors import AltoError, DeadlineExceeded, EngineError, Overloaded
+from .calls import Usage
+from .learning import Mean, PerStage
+from .policies import resolve
+from .pool_events import (
+    Action,
+    Began,
+    Broke,
+    Drop,
+    Ended,
+    Event,
+    Left,
+    Refuse,
+    Reported,
+    Send,
+    Submitted,
+    Woke,
+)
+from .prefix import TOKENS_PER_BYTE, Prompt
+from .replicas import Limits, ReplicaState, Try
+from .scheduling import CallId, Facts, Finished, Placed, Policy, ReplicaId, needs_prefix
+
+OUTPUT_TOKENS_PRIOR = 128.0
+DURATION_S_PRIOR = 2.0
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A call that is not gone."""
+
+    call: CallId
+    prompt: Prompt
+    stage: str
+    deadline: float | None
+    max_tokens: int | None
+    since: float
+    """When its request came to this pool."""
+    due: float
+    tries: list[Try] = field(default_factory=list)
+    waiting: bool = True
+    tried: int = 0
+    """Replicas on which it failed, as bits."""
+    failures: int = 0
+    turned_away: int = 0
+    resumes: int = 0
+
+
+class CallPool:
+    """Decides for the calls of one engine. Knows no clock: every event comes with its time."""
+
+    def __init__(
+        self,
+        name: str,
+        replicas: Sequence[str],
+        *,
+        policy: str | Policy = "prompt-aware",
+        random: Random,
+        limits: Limits | None = None,
+        hedge_s: float | None = None,
+    ) -> None:
+        if not replicas:
+            raise EngineError(
+                f"engine {name}: it has no replicas; give at least one",
+                engine=name,
+                retryable=False,
+            )
+        self.name = name
+        self.limits = limits or Limits()
+        self.policy = resolve(policy)
+        self.uses_prefix = needs_prefix(self.policy)
+        """Whether `Submitted.prompt` needs its blocks."""
+        self.hedge_s = hedge_s
+        self.replicas = [
+            ReplicaState(ReplicaId(index), replica, self.limits)
+            for index, replica in enumerate(replicas)
+        ]
+        self.waiting = 0
+        """Calls in the queue or pausing before another try."""
+        self.tokens_per_byte = Mean(TOKENS_PER_BYTE)
+        self.tokens_per_char = Mean(TOKENS_PER_BYTE)
+        self.output_tokens = PerStage()
+        self.duration_s = PerStage()
+        self._random = random
+        self._flights: dict[CallId, _Flight] = {}
+        self._since: dict[str, float] = {}
+        self._queue: list[tuple[float, int, CallId]] = []
+        """Heap by due time, then by number. Entries of calls that went away stay until reached."""
+        self._paused: list[tuple[float, int, CallId]] = []
+        """Heap of calls that wait for a time before their next try."""
+        self._deadlines: list[tuple[float, CallId]] = []
+        """Heap of waiting calls' deadlines; like the queue it may hold stale entries."""
+        self._hedges: list[tuple[float, CallId, ReplicaId]] = []
+        self._hedged = 0
+        self._number = 0
+        self._now = 0.0
+        self._dark_since: float | None = None
+        """Since when every replica is open; None if one is well."""
+        self._actions: list[Action] = []
+        self._verbs: dict[type[Event], Callable[[Any, float], None]] = {
+            Submitted: self._submitted,
+            Began: self._began,
+            Ended: self._ended,
+            Broke: self._broke,
+            Left: self._left,
+            Reported: self._reported,
+            Woke: self._woke,
+        }
+
+    # --- What a driver calls
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take in what happened; the actions are to be done in their order."""
+        self._actions = []
+        self._now = now
+        self._verbs[type(event)](event, now)
+        if self._queue:
+            self._dispatch(now)
+        return self._actions
+
+    def wake_at(self) -> float | None:
+        """When time alone changes something next. None: only an event can."""
+        times: list[float] = []
+        if self._paused:
+            times.append(self._paused[0][0])
+        if self._hedges:
+            times.append(self._hedges[0][0])
+        if self.waiting:
+            if self._deadlines:
+                times.append(self._deadlines[0][0])
+            if self._dark_since is not None:
+                times.append(self._dark_since + self.limits.dark_s)
+            if self._queue:
+                ready = (replica.ready_at(self._now) for replica in self.replicas)
+                times.extend(at for at in ready if at is not None)
+        return min(times) if times else None
+
+    def expected_tokens(self, stage: str, max_tokens: int | None) -> float:
+        """How much a call of this stage will write."""
+        prior = OUTPUT_TOKENS_PRIOR
+        if max_tokens is None:
+            return self.output_tokens.get(stage, prior)
+        return min(self.output_tokens.get(stage, min(prior, max_tokens / 2)), float(max_tokens))
+
+    def check(self) -> None:
+        """Raise if C1, C3 or C4 does not hold, with the numbers that disagree."""
+        waiting = 0
+        counts = [0] * len(self.replicas)
+        for flight in self._flights.values():
+            assert flight.waiting == (not flight.tries), flight
+            waiting += flight.waiting
+            for sent in flight.tries:
+                counts[sent.replica] += 1
+        assert waiting == self.waiting, (waiting, self.waiting)
+        assert counts == [replica.sequences for replica in self.replicas], counts
+        for replica in self.replicas:
+            assert replica.sequences or not replica.prefill_tokens, replica.name
+            replica.prefix.check()
+        queued = any(self._is_waiting(entry[2]) for entry in self._queue)
+        assert not (queued and any(replica.takes(self._now) for replica in self.replicas))
+        assert self._flights or not self._hedged
+
+    # --- Events
+
+    def _submitted(self, event: Submitted, now: float) -> None:
+        deadline = event.deadline
+        if deadline is not None and deadline <= now:
+            self._refuse(event.call, self._too_late(event.stage, now))
+            return
+        if self.waiting >= self.limits.waiting_max:
+            self._refuse(event.call, self._overloaded())
+            return
+        since = self._request_since(event.request, now)
+        due = since + self.limits.patience_s
+        if deadline is not None:
+            due = min(due, deadline - self.duration_s.get(event.stage, DURATION_S_PRIOR))
+        flight = _Flight(
+            event.call, event.prompt, event.stage, deadline, event.max_tokens, since, due
+        )
+        self._flights[event.call] = flight
+        self.waiting += 1
+        self._enqueue(flight, now)
+
+    def _began(self, event: Began, now: float) -> None:
+        flight, chosen = self._find(event)
+        if flight is None or chosen is None:
+            return
+        for sent in tuple(flight.tries):
+            if sent is chosen:
+                self.replicas[sent.replica].begin(sent, now)
+                if sent.probe:
+                    self._dark_since = None
+            else:
+                self._end_try(flight, sent, now)
+                self._actions.append(Drop(flight.call, sent.replica))
+
+    def _ended(self, event: Ended, now: float) -> None:
+        flight, sent = self._find(event)
+        if flight is None or sent is None:
+            return
+        del self._flights[flight.call]
+        usage = event.usage
+        tokens = event.chars * self.tokens_per_char.value
+        if usage is not None and usage.completion_tokens:
+            tokens = float(usage.completion_tokens)
+        cached = usage.cached_tokens if usage is not None else None
+        replica = self.replicas[event.replica]
+        replica.finish(sent, tokens, cached, now)
+        self._end_try(flight, sent, now)
+        if usage is not None:
+            self._learn_from(usage, flight, sent, event.chars)
+        if not flight.resumes:
+            self.output_tokens.observe(flight.stage, tokens)
+            self.duration_s.observe(flight.stage, now - sent.sent_at)
+        began = now if sent.began_at is None else sent.began_at
+        first_s, total_s = began - sent.sent_at, now - sent.sent_at
+        try:
+            self.policy.observe(
+                Finished(event.replica, flight.stage, first_s, total_s, tokens, cached, now)
+            )
+        except Exception as error:
+            self._refuse(event.call, self._policy_error("observe", error))
+
+    def _broke(self, event: Broke, now: float) -> None:
+        flight, sent = self._find(event)
+        if flight is None or sent is None:
+            return
+        error = event.error
+        began = sent.began_at is not None
+        busy = error.retryable and not began and _is_busy(error)
+        replica = self.replicas[event.replica]
+        if busy:
+            replica.turned_away(sent, error, now)
+        elif error.retryable:
+            replica.failed(sent, error, self._random, now)
+            self._look_for_light(now)
+        self._end_try(flight, sent, now)
+        if flight.tries:
+            return  # the other of a hedged pair goes on
+        if not error.retryable or (began and event.rest is None):
+            self._give_up(flight, error)
+        elif began:
+            self._resume(flight, event, now)
+        elif busy:
+            self._try_later(flight, error, now)
+        else:
+            self._try_elsewhere(flight, event, now)
+
+    def _left(self, event: Left, now: float) -> None:
+        flight = self._flights.get(event.call)
+        if flight is not None:
+            for sent in tuple(flight.tries):
+                self._end_try(flight, sent, now)
+            self._forget(flight)
+
+    def _reported(self, event: Reported, now: float) -> None:
+        self.replicas[event.replica].reported(event.running, event.waiting, now)
+
+    def _woke(self, event: Woke, now: float) -> None:
+        while self._paused and self._paused[0][0] <= now:
+            entry = heappop(self._paused)
+            flight = self._flights.get(entry[2])
+            if flight is not None:
+                heappush(self._queue, (flight.due, entry[1], flight.call))
+        self._dispatch(now)
+        while self._deadlines and self._deadlines[0][0] <= now:
+            flight = self._flights.get(heappop(self._deadlines)[1])
+            if flight is not None and flight.waiting:
+                self._give_up(flight, self._too_late(flight.stage, now))
+        while self._hedges and self._hedges[0][0] <= now:
+            _, call, replica = heappop(self._hedges)
+            self._hedge(call, replica, now)
+        if self._dark_since is not None and now >= self._dark_since + self.limits.dark_s:
+            for flight in [flight for flight in self._flights.values() if flight.waiting]:
+                self._give_up(flight, self._nobody(flight, None))
+
+    # --- Placing
+
+    def _enqueue(self, flight: _Flight, now: float) -> None:
+        """The call waits in the queue, if only for a moment."""
+        self._number += 1
+        heappush(self._queue, (flight.due, self._number, flight.call))
+        self._dispatch(now)
+        self._watch_deadline(flight)
+
+    def _dispatch(self, now: float) -> None:
+        """Send calls in their order, as long as a replica has room."""
+        queue = self._queue
+        while queue:
+            flight = self._flights.get(queue[0][2])
+            if flight is None or not flight.waiting:
+                heappop(queue)
+                continue
+            free = [replica for replica in self.replicas if replica.takes(now)]
+            if not free:
+                return
+            heappop(queue)
+            if flight.tried:
+                untried = [one for one in free if not flight.tried >> one.replica & 1]
+                free = untried or free
+            self._send(flight, free, now)
+
+    def _send(self, flight: _Flight, free: Sequence[ReplicaState], now: float) -> None:
+        """Let the policy choose among replicas with room."""
+        per_byte = self.tokens_per_byte.value
+        blocks = flight.prompt.blocks
+        facts = Facts(
+            flight.stage,
+            flight.prompt.size * per_byte,
+            self.expected_tokens(flight.stage, flight.max_tokens),
+            flight.deadline,
+            now - flight.since,
+        )
+        candidates = [replica.candidate(blocks, per_byte) for replica in free]
+        try:
+            index = self.policy.choose(candidates, facts, now, self._random)
+            if not 0 <= index < len(candidates):
+                raise IndexError(f"it chose {index} of {len(candidates)} candidates")
+            self.policy.observe(Placed(free[index].replica, facts, now))
+        except Exception as error:
+            if not flight.tries:
+                self._give_up(flight, self._policy_error("choose", error))
+            return
+        replica = free[index]
+        cached = candidates[index].cached_tokens
+        flight.tries.append(replica.send(blocks, facts, cached, per_byte, now))
+        if flight.waiting:
+            flight.waiting = False
+            self.waiting -= 1
+            if self.hedge_s is not None and len(self.replicas) > 1:
+                heappush(self._hedges, (now + self.hedge_s, flight.call, replica.replica))
+        self._actions.append(Send(flight.call, replica.replica))
+
+    def _hedge(self, call: CallId, replica: ReplicaId, now: float) -> None:
+        """Nothing came yet: let a second replica race with the first, if hedges are few."""
+        flight = self._flights.get(call)
+        if flight is None or len(flight.tries) != 1:
+            return
+        sent = flight.tries[0]
+        under_way = sum(one.sequences for one in self.replicas)
+        if (
+            sent.replica != replica
+            or sent.began_at is not None
+            or self._hedged >= max(1.0, under_way * self.limits.hedge_ratio_max)
+        ):
+            return
+        free = [one for one in self.replicas if one.replica != replica and one.takes(now)]
+        if free:
+            self._send(flight, free, now)
+            self._hedged += len(flight.tries) - 1
+
+    # --- After a failure
+
+    def _resume(self, flight: _Flight, event: Broke, now: float) -> None:
+        """Text was given on: go on with the rest of it elsewhere."""
+        assert event.rest is not None
+        flight.resumes += 1
+        if flight.resumes > self.limits.resumes_max:
+            self._give_up(flight, self._nobody(flight, event.error))
+            return
+        flight.prompt, flight.max_tokens = event.rest, event.rest_tokens
+        flight.tried, flight.failures = 1 << event.replica, 0
+        self._wait(flight)
+        self._enqueue(flight, now)
+
+    def _try_later(self, flight: _Flight, error: EngineError, now: float) -> None:
+        """The replica is full. It is on hold now; the call waits for room like any other."""
+        flight.turned_away += 1
+        if flight.turned_away > self.limits.busy_max:
+            self._give_up(flight, self._nobody(flight, error))
+            return
+        self._wait(flight)
+        self._enqueue(flight, now)
+
+    def _try_elsewhere(self, flight: _Flight, event: Broke, now: float) -> None:
+        """On a replica not yet tried; if there is none, after a pause on any."""
+        flight.failures += 1
+        flight.tried |= 1 << event.replica
+        untried = any(
+            one.open_until is None and not flight.tried >> one.replica & 1 for one in self.replicas
+        )
+        if flight.failures >= self.limits.tries_max and not untried:
+            self._give_up(flight, self._nobody(flight, event.error))
+            return
+        self._wait(flight)
+        if untried:
+            self._enqueue(flight, now)
+            return
+        pause = self.limits.retry_s * 2.0 ** (flight.failures - 1) * (1 + self._random.random())
+        self._number += 1
+        heappush(self._paused, (now + pause, self._number, flight.call))
+        self._watch_deadline(flight)
+
+    def _look_for_light(self, now: float) -> None:
+        """Notice the moment when the last replica went out."""
+        if self._dark_since is None and all(
+            replica.open_until is not None for replica in self.replicas
+        ):
+            self._dark_since = now
+
+    def _give_up(self, flight: _Flight, error: AltoError) -> None:
+        self._forget(flight)
+        self._refuse(flight.call, error)
+
+    # --- Books
+
+    def _refuse(self, call: CallId, error: AltoError) -> None:
+        self._actions.append(Refuse(call, error))
+
+    def _wait(self, flight: _Flight) -> None:
+        flight.waiting = True
+        self.waiting += 1
+
+    def _find(self, event: Began | Ended | Broke) -> tuple[_Flight | None, Try | None]:
+        """The try that an event is about; none if the call is gone or the try was dropped."""
+        flight = self._flights.get(event.call)
+        if flight is not None:
+            for sent in flight.tries:
+                if sent.replica == event.replica:
+                    return flight, sent
+        return None, None
+
+    def _is_waiting(self, call: CallId) -> bool:
+        flight = self._flights.get(call)
+        return flight is not None and flight.waiting
+
+    def _watch_deadline(self, flight: _Flight) -> None:
+        if flight.waiting and flight.deadline is not None:
+            heappush(self._deadlines, (flight.deadline, flight.call))
+
+    def _end_try(self, flight: _Flight, sent: Try, now: float) -> None:
+        if len(flight.tries) == 2:
+            self._hedged -= 1
+        flight.tries.remove(sent)
+        self.replicas[sent.replica].leave(sent, now)
+
+    def _forget(self, flight: _Flight) -> None:
+        """The call is gone. Its queue entry stays, but such entries never outnumber the living."""
+        del self._flights[flight.call]
+        if flight.waiting:
+            flight.waiting = False
+            self.waiting -= 1
+            if len(self._queue) > 2 * self.waiting + 64:
+                self._queue[:] = [entry for entry in self._queue if self._is_waiting(entry[2])]
+                heapify(self._queue)
+
+    def _request_since(self, request: str, now: float) -> float:
+        """When the request first came here. The requests longest unheard of are forgotten first."""
+        if not request:
+            return now
+        since = self._since.pop(request, now)
+        self._since[request] = since
+        if len(self._since) > self.limits.requests_remembered_max:
+            del self._since[next(iter(self._since))]
+        return since
+
+    def _learn_from(self, usage: Usage, flight: _Flight, sent: Try, chars: int) -> None:
+        """How many tokens the engine makes of a text, and what it had in its cache."""
+        if usage.prompt_tokens and flight.prompt.size:
+            self.tokens_per_byte.observe(usage.prompt_tokens / flight.prompt.size)
+        shown = usage.completion_tokens - usage.reasoning_tokens
+        if shown > 0 and chars >= 16:
+            self.tokens_per_char.observe(shown / chars)
+        found = usage.cached_tokens / self.tokens_per_byte.value
+        self.replicas[sent.replica].corrected(sent, found)
+
+    # --- What readers are told
+
+    def _too_late(self, stage: str, now: float) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"engine {self.name}: the deadline of a call{_of(stage)} passed before a replica had "
+            f"room for it ({self.waiting} calls waiting, {self._load()}). Give requests more time, "
+            "or the engine more replicas."
+        )
+
+    def _overloaded(self) -> Overloaded:
+        return Overloaded(
+            f"engine {self.name}: {self.waiting} calls wait already and waiting_max is "
+            f"{self.limits.waiting_max} ({self._load()}). Try later, raise waiting_max, or add "
+            "replicas.",
+            retry_after=1.0,
+        )
+
+    def _nobody(self, flight: _Flight, last: EngineError | None) -> EngineError:
+        """Every way to go on is used up: name each replica and what it said."""
+        said = "; ".join(
+            f"{replica.name}: {replica.last_error}"
+            if replica.last_error
+            else f"{replica.name}: no failure seen"
+            for replica in self.replicas
+        )
+        error = EngineError(
+            f"engine {self.name}: no replica could answer a call{_of(flight.stage)} "
+            f"({flight.failures} failures, {flight.turned_away} times too busy, "
+            f"{flight.resumes} resumed). {said}. Check that the servers run and can be reached.",
+            engine=self.name,
+            status=last.status if last else None,
+            retry_after=last.retry_after if last else None,
+        )
+        error.__cause__ = last
+        return error
+
+    def _policy_error(self, verb: str, cause: Exception) -> EngineError:
+        error = EngineError(
+            f"engine {self.name}: {verb}() of scheduling policy {self.policy!r} failed: "
+            f"{type(cause).__name__}: {cause}. Expected an index into the candidates from "
+            "choose() and no exception from either.",
+            engine=self.name,
+            retryable=False,
+        )
+        error.__cause__ = cause
+        return error
+
+    def _load(self) -> str:
+        return ", ".join(
+            f"{replica.name} {'is down' if replica.open_until is not None else 'runs'} "
+            f"{replica.sequences} of {int(replica.sequences_limit)}"
+            for replica in self.replicas
+        )
+
+
+def _is_busy(error: EngineError) -> bool:
+    """Too many requests, which is no failure. A bare 503 is one."""
+    return error.status == 429 or (error.status == 503 and error.retry_after is not None)
+
+
+def _of(stage: str) -> str:
+    return f" of stage {stage}" if stage else ""

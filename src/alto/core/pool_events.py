@@ -1,0 +1,111 @@
+"""What a pool is told and what it asks for, as values: for the driver, for tests, for replays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import AltoError, EngineError
+from .calls import Usage
+from .prefix import Prompt
+from .scheduling import CallId, ReplicaId
+
+# --- Events: what happened
+
+
+@dataclass(slots=True)
+class Submitted:
+    """A reader asks for the answer to a call."""
+
+    call: CallId
+    prompt: Prompt
+    stage: str = ""
+    request: str = ""
+    deadline: float | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(slots=True)
+class Began:
+    """The first piece of text of a try came."""
+
+    call: CallId
+    replica: ReplicaId
+
+
+@dataclass(slots=True)
+class Ended:
+    """A try wrote its whole text, so many characters long."""
+
+    call: CallId
+    replica: ReplicaId
+    chars: int
+    usage: Usage | None = None
+
+
+@dataclass(slots=True)
+class Broke:
+    """A try failed.
+
+    `rest` is the prompt to go on with elsewhere, and `rest_tokens` what may still be written, when
+    text had been given on and the driver can resume it.
+    """
+
+    call: CallId
+    replica: ReplicaId
+    error: EngineError
+    rest: Prompt | None = None
+    rest_tokens: int | None = None
+
+
+@dataclass(slots=True)
+class Left:
+    """The reader does not want the call any more. Its tries are closed by the driver."""
+
+    call: CallId
+
+
+@dataclass(slots=True)
+class Reported:
+    """An engine's own metrics: calls in its batch and in its queue, whoever sent them."""
+
+    replica: ReplicaId
+    running: int
+    waiting: int
+
+
+@dataclass(slots=True)
+class Woke:
+    """`wake_at()` has come."""
+
+
+Event = Submitted | Began | Ended | Broke | Left | Reported | Woke
+
+
+# --- Actions: what the driver has to do
+
+
+@dataclass(slots=True)
+class Send:
+    """Start the call on this replica; beside the one it has, if it has one (a hedge)."""
+
+    call: CallId
+    replica: ReplicaId
+
+
+@dataclass(slots=True)
+class Drop:
+    """Close the call's try on this replica: another one began first."""
+
+    call: CallId
+    replica: ReplicaId
+
+
+@dataclass(slots=True)
+class Refuse:
+    """Tell the reader that there will be no (more) answer."""
+
+    call: CallId
+    error: AltoError
+
+
+Action = Send | Drop | Refuse

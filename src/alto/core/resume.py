@@ -1,0 +1,80 @@
+"""How a text that broke off is gone on with elsewhere: as a call for the rest of it.
+
+The text so far goes back to the model as the beginning of its own answer: an assistant message at
+the end of the conversation. Engines that know `continue_final_message` (vLLM, SGLang) leave that
+message open; many others go on with a last assistant message by themselves. Either way readers see
+one unbroken text.
+
+Some things cannot be gone on with: a tool call is structured, and half of one cannot be handed
+back. A JSON schema can be given no more: engines start its grammar anew, at the first brace. The
+rest is then written without it, as models nearly always do rightly in the middle of a text, and is
+checked by whoever parses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .calls import Call, Delta, Usage
+
+
+def can_resume(given: Sequence[Delta]) -> bool:
+    """Whether what was given on can be gone on with."""
+    return not any(delta.tool_calls for delta in given)
+
+
+def rest_of(call: Call, text: str, written_tokens: int, *, continue_final_message: bool) -> Call:
+    """The call for what is missing after `text`; its `max_tokens` may come out as 0 or less.
+
+    Where there is no text yet (thinking at most) it is the call itself. `boundaries` do not fit a
+    part of a text, so every token of the rest is worth a delta.
+    """
+    if not text:
+        return call
+    extra = dict(call.extra)
+    if continue_final_message:
+        extra |= {"continue_final_message": True, "add_generation_prompt": False}
+    return replace(
+        call,
+        messages=[*call.messages, {"role": "assistant", "content": text}],
+        max_tokens=None if call.max_tokens is None else call.max_tokens - written_tokens,
+        schema=None,
+        schema_name="",
+        extra=extra,
+        boundaries=None,
+    )
+
+
+def written_tokens(given: Sequence[Delta], tokens_per_char: float) -> int:
+    """How many tokens one try wrote before it broke: as reported, else estimated.
+
+    Engines send one token or more in a delta, so there were at least as many as deltas.
+    """
+    usage = next((delta.usage for delta in reversed(given) if delta.usage), None)
+    if usage is not None:
+        return usage.completion_tokens
+    chars = sum(len(delta) + len(delta.reasoning) for delta in given)
+    pieces = sum(1 for delta in given if delta or delta.reasoning)
+    return max(pieces, round(chars * tokens_per_char))
+
+
+def spent(given: Sequence[Delta], prompt_tokens: float, tokens_per_char: float) -> Usage:
+    """What a try that broke has cost: as reported, else estimated."""
+    usage = next((delta.usage for delta in reversed(given) if delta.usage), None)
+    if usage is not None:
+        return usage
+    return Usage(
+        prompt_tokens=round(prompt_tokens),
+        completion_tokens=written_tokens(given, tokens_per_char),
+        calls=1,
+    )
+
+
+def with_usage(delta: Delta, before: Usage) -> Delta:
+    """The delta, its usage summed with that of the tries that broke before."""
+    if delta.usage is None:
+        return delta
+    return Delta(
+        delta.text, delta.reasoning, delta.tool_calls, delta.finish_reason, before + delta.usage
+    )
