@@ -123,6 +123,28 @@ def expected(question: str) -> dict[str, int]:
     return tally(verdicts)
 
 
+def critical_path(lm: ScheduledLM, question: str) -> float:
+    """The least time in which a question can be checked on this LM: the longest chain of "this text
+    must be there before that prompt can be written", from the LM's schedule alone.
+
+    A sentence is known by the word after its full stop (or the end), a claim by the end of its
+    line, a verdict by its only word.
+    """
+    answered, latest = answer_prompt(question), 0.0
+    read = pieces(" ".join(_sentences(question)))
+    at = 0
+    for sentence in _sentences(question):
+        at += len(sentence.split())
+        begun = lm.due(answered, at)
+        asked, lines_at = extract_prompt(sentence), 0
+        for line in _claims(sentence).splitlines():
+            lines_at += len(line.split())
+            found = begun + lm.due(asked, lines_at) + SEARCH_S
+            latest = max(latest, found + lm.first_s)
+    assert at == len(read)
+    return latest
+
+
 @dataclass(frozen=True, slots=True)
 class ScheduledLM:
     """A language model in this process that writes one word at a time, by the clock.
@@ -138,6 +160,10 @@ class ScheduledLM:
     def pace(self, prompt: str) -> float:
         """Seconds between two words of the answer to this prompt."""
         return self.gap_s * _luck(prompt, "pace", 80, 120) / 100
+
+    def due(self, prompt: str, words: int) -> float:
+        """Seconds from the prompt to the given number of words of its answer."""
+        return self.first_s + self.pace(prompt) * (words - 1)
 
     async def stream(self, prompt: str) -> AsyncGenerator[str, None]:
         """The answer word by word. Each piece carries the white space after it."""

@@ -39,7 +39,7 @@ class Item(TypedDict):
     value: int
 
 
-def each(state: Fan) -> list[Send]:
+async def each(state: Fan) -> list[Send]:
     return [Send("one", Item(index=number, value=number)) for number in range(state["n"])]
 
 
@@ -107,7 +107,7 @@ def build_factcheck(lm: ScheduledLM) -> StateGraph[Check, None, Check, Check]:
         text = await lm.complete(answer_prompt(state["question"]))
         return {"sentences": [sentence async for sentence in sentences(_whole(text))]}
 
-    def to_extract(state: Check) -> list[Send]:
+    async def to_extract(state: Check) -> list[Send]:
         return [Send("extract", SentenceState(sentence=text)) for text in state["sentences"]]
 
     async def extract(state: SentenceState) -> Command[Any]:
