@@ -1,13 +1,14 @@
 """A tiny language model with random weights, as a GGUF file that llama-server loads.
 
-It is a llama of four small layers (8 MB, well over a thousand tokens a second on one core) and a
-byte-level tokenizer over words that mean nothing. Nothing is downloaded and nothing but the
-standard library is needed, so the file is the same on every machine.
+It is a llama of four small layers (8 MB, a thousand tokens a second on one core) and a byte-level
+tokenizer over words that mean nothing. Nothing is downloaded and nothing but the standard library
+is needed, so the file is the same on every machine.
 
-Its text is nonsense, but of the shape that real text has: most tokens are syllables and words,
-and the marks that end something (a full stop, a quote, a line) come often enough that sentences
-end and guided JSON strings close. Tokens of single bytes above 127 are in the vocabulary as
-well, so broken UTF-8 appears, as it does with real byte-level models.
+Its text is nonsense with the shape of real text: words, full stops every dozen of them, now and
+then a line or a quote, and an end after some hundred tokens; so sentences can be cut, and the
+strings of guided JSON close. For that, the first channel of the residual stream is a constant
+that no layer writes to: the first column of the output matrix is then a bias, the log of how
+often a token shall come. All the rest is drawn.
 
 Always true:
     - the same source gives the same bytes
@@ -17,6 +18,7 @@ Always true:
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
 import struct
@@ -31,15 +33,24 @@ CONTEXT_TOKENS = 8192
 WIDTH, LAYERS, FEED_FORWARD, HEADS, KV_HEADS = 192, 4, 512, 6, 2
 HEAD_WIDTH = WIDTH // HEADS
 
-SPREAD = 0.05
-"""Weights are drawn evenly from [-2 SPREAD, 2 SPREAD]."""
+SPREAD, SPREAD_WRITTEN = 0.1, 0.005
+"""Weights are drawn evenly from [-SPREAD, SPREAD]; those by which a layer writes to the residual
+stream are smaller, so that four layers do not drown the constant."""
 
-MARKS = '."\n'
-MARK_GAIN = 4.0
-"""How much wider the output rows of MARKS are: each is then some percent of what is written."""
+CONSTANT = 0.5
+"""The first channel of every embedding."""
+
+CONSTANT_NORMED = 6.0
+"""About what the last norm makes of it. Text gets its shape from this, nothing relies on it."""
 
 SPECIALS = ("<unk>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>")
 UNKNOWN_ID, BEGIN_ID, END_ID = 0, 1, 2
+
+WORD, SYLLABLE, LETTER, NEVER = 1.0, 0.1, 0.05, 1e-6
+SHARES = {".": 45.0, ",": 20.0, '"': 30.0, "\n": 8.0, "</s>": 3.0}
+"""How often a token comes, where a word that begins with a space counts 1 (there are 650). Bytes
+that are no ASCII text never come by chance: broken UTF-8 makes llama-server refuse its own JSON.
+Who wants them asks for it, with `logit_bias`."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}</s>\n"
@@ -110,7 +121,7 @@ def byte_letters() -> list[str]:
 
 
 def made_up_vocabulary() -> Vocabulary:
-    """Specials, all bytes, syllables, syllables that begin a word, and words of two or three.
+    """Specials, all bytes, syllables, words of one syllable, of two and of three.
 
     A merge stands after the merges that make its parts, so every token here can be reached.
     """
@@ -201,14 +212,16 @@ def padded(size: int) -> int:
 class Tensor:
     """One tensor, rows of `columns` numbers. A norm has a single row, all ones.
 
-    `wide_rows` are multiplied by MARK_GAIN.
+    `first_column`, if given, has a number for each row. A tensor that `writes` puts its output
+    into the residual stream, and nothing in the first channel.
     """
 
     name: str
     columns: int
     rows: int = 1
     norm: bool = False
-    wide_rows: tuple[int, ...] = ()
+    first_column: tuple[float, ...] = ()
+    writes: bool = False
 
     @property
     def count(self) -> int:
@@ -223,32 +236,46 @@ class Tensor:
         if self.norm:
             numbers = array("f", [1.0]) * self.count
         else:
-            draw, width = luck.random, 4 * SPREAD
+            draw, width = luck.random, 2 * (SPREAD_WRITTEN if self.writes else SPREAD)
             numbers = array("f", [(draw() - 0.5) * width for _ in range(self.count)])
-        for row in self.wide_rows:
-            for index in range(row * self.columns, (row + 1) * self.columns):
-                numbers[index] *= MARK_GAIN
+        for row, number_there in enumerate(self.first_column):
+            numbers[row * self.columns] = number_there
+        if self.writes:
+            numbers[: self.columns] = array("f", [0.0]) * self.columns
         if sys.byteorder == "big":
             numbers.byteswap()
         return numbers.tobytes()
 
 
+def output_bias(vocabulary: Vocabulary) -> tuple[float, ...]:
+    """The log of each token's share, as the first column of the output matrix."""
+    letters = byte_letters()
+    space = letters[ord(" ")]
+    shares = dict.fromkeys(vocabulary.tokens, SYLLABLE)
+    shares.update({token: WORD for token in vocabulary.tokens if token.startswith(space)})
+    shares.update({letters[byte]: NEVER for byte in range(256)})
+    shares.update({letters[byte]: LETTER for byte in range(0x20, 0x7F)})
+    shares.update(dict.fromkeys(SPECIALS, NEVER))
+    for token, share in SHARES.items():
+        shares[token if token in SPECIALS else letters[ord(token)]] = share
+    return tuple(math.log(shares[token]) / CONSTANT_NORMED for token in vocabulary.tokens)
+
+
 def model_tensors(vocabulary: Vocabulary) -> Iterator[Tensor]:
     """The tensors of a llama, under the names that llama.cpp looks for."""
-    letters = byte_letters()
-    marks = tuple(vocabulary.tokens.index(letters[ord(mark)]) for mark in MARKS)
     words = len(vocabulary.tokens)
-    yield Tensor("token_embd.weight", WIDTH, words)
+    heads, kv_heads = HEADS * HEAD_WIDTH, KV_HEADS * HEAD_WIDTH
+    yield Tensor("token_embd.weight", WIDTH, words, first_column=(CONSTANT,) * words)
     yield Tensor("output_norm.weight", WIDTH, norm=True)
-    yield Tensor("output.weight", WIDTH, words, wide_rows=marks)
+    yield Tensor("output.weight", WIDTH, words, first_column=output_bias(vocabulary))
     for layer in range(LAYERS):
         block = f"blk.{layer}"
         yield Tensor(f"{block}.attn_norm.weight", WIDTH, norm=True)
         yield Tensor(f"{block}.ffn_norm.weight", WIDTH, norm=True)
-        yield Tensor(f"{block}.attn_q.weight", WIDTH, HEADS * HEAD_WIDTH)
-        yield Tensor(f"{block}.attn_k.weight", WIDTH, KV_HEADS * HEAD_WIDTH)
-        yield Tensor(f"{block}.attn_v.weight", WIDTH, KV_HEADS * HEAD_WIDTH)
-        yield Tensor(f"{block}.attn_output.weight", HEADS * HEAD_WIDTH, WIDTH)
+        yield Tensor(f"{block}.attn_q.weight", WIDTH, heads)
+        yield Tensor(f"{block}.attn_k.weight", WIDTH, kv_heads)
+        yield Tensor(f"{block}.attn_v.weight", WIDTH, kv_heads)
+        yield Tensor(f"{block}.attn_output.weight", heads, WIDTH, writes=True)
         yield Tensor(f"{block}.ffn_gate.weight", WIDTH, FEED_FORWARD)
         yield Tensor(f"{block}.ffn_up.weight", WIDTH, FEED_FORWARD)
-        yield Tensor(f"{block}.ffn_down.weight", FEED_FORWARD, WIDTH)
+        yield Tensor(f"{block}.ffn_down.weight", FEED_FORWARD, WIDTH, writes=True)
