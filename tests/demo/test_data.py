@@ -1,4 +1,4 @@
-"""The record behind the demo: claims are found wherever an answer is cut, and nothing is invented."""
+"""The record behind the demo: claims are found wherever an answer is cut; nothing is invented."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Passage:
     @property
     def host(self) -> str:
         """The site that it was quoted from."""
-        return urlsplit(self.url).hostname or self.url
+        return (urlsplit(self.url).hostname or self.url).removeprefix("www.")
 
     def __str__(self) -> str:
         return f"[{self.host}] {self.text}"
@@ -157,7 +157,7 @@ def recorded_text(stage: str, arguments: Mapping[str, Any]) -> str:
             claims = _claims_in(str(arguments["sentence"]))
             return _json([{"text": claim.text} for claim in claims])
         case "verify":
-            return _verdict(_text_of(arguments["claim"]), arguments["evidence"])
+            return _verdict(text_of(arguments["claim"]), arguments["evidence"])
     raise _unrecorded(f"stage {stage!r} is not recorded, only answer, extract and verify are")
 
 
@@ -175,7 +175,8 @@ def _letters(text: str) -> str:
     return re.sub(r"[\W_]+", "", text).casefold()
 
 
-def _text_of(claim: Any) -> str:
+def text_of(claim: Any) -> str:
+    """The text of a claim, whatever kind of struct it is."""
     if isinstance(claim, Mapping):
         return str(claim["text"])
     return str(getattr(claim, "text", claim))
