@@ -194,6 +194,7 @@ class BatchingServer:
         self._half_read: Generation | None = None
         self._decoding = 0
         self._kv_read = 0  # context that the next step reads, summed over decoding sequences
+        self._head_found_idle = False  # the head of the queue was refused with idle blocks found
         self._block_turns = [0] * limits.block_tokens  # who needs a block at step t mod size
         self._finishes: list[tuple[int, int, int, Generation]] = []
         self._marks: list[tuple[int, int, int, Generation]] = []
@@ -252,11 +253,12 @@ class BatchingServer:
         self._play(now, inclusive=False)
         if generation.done:  # it finished before `now`
             return
-        if generation.state == "waiting":
+        waits = generation.state == "waiting"
+        if self._run is not None and (not waits or generation is next(iter(self._waiting))):
+            self._cut(self._run, now)  # who stood behind it may be admitted now
+        if waits:
             del self._waiting[generation]
         else:
-            if self._run is not None:
-                self._cut(self._run, now)
             self._evict(generation)
         generation.state = "done"
         generation.epoch += 1
@@ -432,6 +434,7 @@ class BatchingServer:
     def _plan(self, start: float) -> None:
         """Decide the next step, or the next run of equal ones."""
         preempted = self._make_room()
+        self.cache.take(self._block_turns[self.steps % self.limits.block_tokens])
         budget = self.limits.tokens_per_step_max - self._decoding
         prompts: list[tuple[Generation, int]] = []
         half, self._half_read = self._half_read, None
@@ -447,8 +450,8 @@ class BatchingServer:
             self._admit(prompts, budget, start)
         if not prompts and not self._decoding:
             return
-        self._run = self._new_run(start, prompts)
-        self.cache.take(self._block_turns[self.steps % self.limits.block_tokens])
+        # After a preemption nobody was admitted; the next step may, so it is planned by itself.
+        self._run = self._new_run(start, prompts, single=preempted or bool(prompts))
 
     def _make_room(self) -> bool:
         """Preempt, last admitted first, until every decoding sequence has the block it needs."""
@@ -461,7 +464,7 @@ class BatchingServer:
 
     def _admit(self, prompts: list[tuple[Generation, int]], budget: int, start: float) -> None:
         size = self.limits.block_tokens
-        reserved = self._block_turns[self.steps % size]
+        self._head_found_idle = False
         while self._waiting and budget > 0 and len(self._admitted) < self.limits.sequences_max:
             generation = next(iter(self._waiting))
             # The last token of the prompt is computed always: the first answer token comes of it.
@@ -470,13 +473,16 @@ class BatchingServer:
             found = keys[:hits]
             tokens = min(generation.target - hits * size, budget)
             needed = self._blocks(hits * size + tokens) - hits
-            if needed + self.cache.idle_among(found) > self.cache.free - reserved:
+            idle = self.cache.idle_among(found)
+            if needed + idle > self.cache.free:
+                # Who finds less asks for less at first: what is evicted may let it in.
+                self._head_found_idle = idle > 0
                 return
             del self._waiting[generation]
             self._admitted[generation] = None
             self.cache.hold(found)
             self._begin(generation, list(found), hits * size, start)
-            self._grow(generation, tokens, reserved)
+            self._grow(generation, tokens)
             prompts.append((generation, tokens))
             budget -= tokens
 
@@ -493,47 +499,45 @@ class BatchingServer:
             generation.cached_tokens = hit_tokens
             self.measures.queued.observe(start - generation.arrived_at)
 
-    def _grow(self, generation: Generation, tokens: int, reserved: int | None = None) -> bool:
+    def _grow(self, generation: Generation, tokens: int) -> bool:
         """Give a prompt the blocks for its next tokens. False when there are not so many."""
-        if reserved is None:
-            reserved = self._block_turns[self.steps % self.limits.block_tokens]
         known = generation.computed + tokens
         needed = self._blocks(known) - self._blocks(generation.computed)
-        if needed > self.cache.free - reserved:
+        if needed > self.cache.free:
             return False
         self.cache.take(needed)
         generation.private += needed
         self._publish(generation, known)
         return True
 
-    def _new_run(self, start: float, prompts: list[tuple[Generation, int]]) -> _Run:
+    def _new_run(
+        self, start: float, prompts: list[tuple[Generation, int]], *, single: bool
+    ) -> _Run:
         tokens = sum(count for _, count in prompts)
         pairs = sum(count * (each.computed + count / 2) for each, count in prompts)
         first = self.costs.step(tokens, self._decoding, self._kv_read, pairs, len(prompts))
         self.measures.prefilled_tokens += tokens
-        steps = 1 if prompts else self._steps_ahead()
+        steps = 1 if single else self._steps_ahead()
         growth = self.costs.per_kv_token * self._decoding
         return _Run(start, first, growth, steps, self.steps, self._decoding, prompts)
 
     def _steps_ahead(self) -> int:
-        """How many steps until a sequence ends or blocks run out: at least one."""
+        """How many steps until a sequence ends or blocks run out. The first has its blocks."""
         finishes = self._finishes
         while self._stale(finishes[0]):
             heappop(finishes)
-        steps = finishes[0][0] - self.steps
-        free = self.cache.free
-        size = self.limits.block_tokens
-        rounds = min(steps, (free // self._decoding) * size)
-        if rounds == steps:
-            return steps
+        more = finishes[0][0] - self.steps - 1
         turns = self._block_turns
-        left = free - (rounds // size) * self._decoding
-        while rounds < steps:
-            left -= turns[(self.steps + rounds) % size]
+        size = len(turns)
+        spare = self.cache.free - (self.cache.idle if self._head_found_idle else 0)
+        rounds, left = divmod(spare, self._decoding)
+        steps = rounds * size
+        while steps < more:
+            left -= turns[(self.steps + 1 + steps) % size]
             if left < 0:
                 break
-            rounds += 1
-        return max(1, rounds)
+            steps += 1
+        return 1 + min(steps, more)
 
     # ------------------------------------------------------------------ slots and blocks
 

@@ -31,12 +31,13 @@ of a seeded `random.Random`."""
 
 DEPTH_MAX = 6
 
-WORDS = (
+_TEXT = (
     "river light under seven quiet market stone early garden letter window north copper bridge "
     "winter signal open field paper harbour evening simple record valley music carbon island "
     "yellow engine public water circle morning forest history silver method distant table colour "
     "summer plain reason travel mountain season little village across ancient follow measure"
-).split()  # noqa: SIM905
+)
+WORDS = _TEXT.split()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
