@@ -62,7 +62,7 @@ def test_claims_stand_under_their_sentence_with_their_verdicts() -> None:
         GEORGIA,
         "├── ✗ REFUTED    Georgia grows the most peaches.",
         "│                → California grows the most peaches.",
-        "│                [example.org] Botany aside, California leads the nation in pe…",
+        "│                [example.org] Botany aside, California leads the nation in pea…",
         "└── checking     Georgia is called the Peach State.",
         "Its summers are warm.",
         "└── searching    Georgia's summers are warm.",
