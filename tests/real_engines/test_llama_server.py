@@ -21,6 +21,18 @@ ASK = [{"role": "user", "content": "Say something."}]
 
 def ask(server: LlamaServer, **body: Any) -> dict[str, Any]:
     """One chat completion, not streamed."""
+    answer: dict[str, Any] = json.loads(post(server, body))
+    return answer
+
+
+def streamed(server: LlamaServer, **body: Any) -> str:
+    """The text of a streamed chat completion."""
+    lines = post(server, {**body, "stream": True}).decode().splitlines()
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+
+
+def post(server: LlamaServer, body: dict[str, Any]) -> bytes:
     connection = http.client.HTTPConnection(server.address.removeprefix("http://"), timeout=60)
     try:
         wire = json.dumps({"model": "tiny", "messages": ASK, **body})
@@ -32,8 +44,7 @@ def ask(server: LlamaServer, **body: Any) -> dict[str, Any]:
         assert answer.status == 200, content
     finally:
         connection.close()
-    parsed: dict[str, Any] = json.loads(content)
-    return parsed
+    return content
 
 
 def test_the_model_is_served_under_its_alias(replicas: tuple[LlamaServer, LlamaServer]) -> None:
@@ -59,6 +70,16 @@ def test_the_same_seed_gives_the_same_text_on_both(
         for server in replicas
     ]
     assert texts[0] == texts[1] != ""
+
+
+def test_an_answer_once_begun_is_gone_on_with(replicas: tuple[LlamaServer, LlamaServer]) -> None:
+    """With both fields, and only when streamed, it leaves out the beginning that it was given."""
+    begun = [*ASK, {"role": "assistant", "content": "The quick"}]
+    texts = [
+        streamed(replicas[0], messages=begun, max_tokens=8, **fields)
+        for fields in ({}, {"continue_final_message": True, "add_generation_prompt": False})
+    ]
+    assert [text.startswith("The quick") for text in texts] == [True, False]
 
 
 def test_started_again_it_keeps_its_port(doomed: LlamaServer) -> None:

@@ -1,74 +1,22 @@
-"""alto.OpenAI against two real servers: what a mock answers as we imagine, these do as they do.
+"""alto.OpenAI against real servers: what a mock answers as we imagine, these do as they do.
 
-llama-server closes a connection after each streamed answer without saying so, queues in a way of
-its own, writes broken UTF-8 with a model of random weights, and dies when it is killed.
+llama-server closes a connection after each streamed answer without saying so, has a queue of its
+own, sends several tokens in one chunk, and can be made to write broken UTF-8.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from contextlib import aclosing, asynccontextmanager
-from typing import Any, TypeVar
+from contextlib import aclosing
 
 import pytest
 from llama_server import LlamaServer
+from real_calls import LONG, Replicas, busy, call, opened, read, run, until_busy
 
-from alto.core.calls import Call, Delta
-from alto.engines.openai import OpenAI
-from alto.engines.protocol import Engine
 from alto.errors import EngineError
 
 pytestmark = pytest.mark.engines
-
-T = TypeVar("T")
-Replicas = tuple[LlamaServer, LlamaServer]
-
-TEST_LIMIT_S = 120.0  # for a whole test; far more than any of them needs
-PROMPT_LIMIT_S = 10.0  # for what must happen soon
-LONG = 3000  # tokens: seconds of writing, so a test can step in before the end
-
-
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a test's coroutine on a real loop, and give up rather than hang."""
-    return asyncio.run(asyncio.wait_for(main, TEST_LIMIT_S))
-
-
-@asynccontextmanager
-async def opened(*servers: LlamaServer) -> AsyncIterator[Engine]:
-    engine = OpenAI(urls=[server.url for server in servers], model="tiny").open("chat")
-    try:
-        yield engine
-    finally:
-        await engine.aclose()
-
-
-def call(
-    text: str = "Say something.", *, tokens: int = 16, exact: bool = True, **more: Any
-) -> Call:
-    """A call for `tokens` tokens, exactly so many unless `exact` is false."""
-    extra = {"ignore_eos": True} if exact else {}
-    messages = [{"role": "user", "content": text}]
-    return Call(messages=messages, max_tokens=tokens, extra=extra, **more)
-
-
-async def read(stream: AsyncGenerator[Delta, None]) -> list[Delta]:
-    async with aclosing(stream):
-        return [delta async for delta in stream]
-
-
-async def busy(server: LlamaServer) -> int:
-    """How many of the server's slots are at work."""
-    slots = json.loads(await asyncio.to_thread(server.get, "/slots"))
-    return sum(slot["is_processing"] for slot in slots)
-
-
-async def until_busy(server: LlamaServer, slots: int) -> None:
-    """Look again and again until so many slots are at work; an error if that does not come."""
-    async with asyncio.timeout(PROMPT_LIMIT_S):
-        while await busy(server) != slots:  # noqa: ASYNC110 - another process: nothing to await
-            await asyncio.sleep(0.02)
 
 
 def test_usage_counts_what_was_asked_for(replicas: Replicas) -> None:
@@ -165,6 +113,7 @@ def test_cancelling_the_reader_frees_the_slot(doomed: LlamaServer) -> None:
     run(main())
 
 
+FIRST_BYTE_ID = 6  # the model's vocabulary: six specials, then the 256 bytes in order
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -198,6 +147,24 @@ def test_a_schema_holds_even_for_random_weights(replicas: Replicas) -> None:
     run(main())
 
 
+def test_broken_utf8_neither_stops_nor_spoils_a_stream(replicas: Replicas) -> None:
+    """Half of the tokens here are single bytes that begin or continue a longer character."""
+
+    async def main() -> None:
+        async with opened(*replicas) as engine:
+            bias = {str(token): 13 for token in range(FIRST_BYTE_ID + 0x80, FIRST_BYTE_ID + 0x100)}
+            asked = call(tokens=300)
+            asked.extra = {**asked.extra, "logit_bias": bias}
+            deltas = await read(engine.stream(asked))
+            text = "".join(deltas)
+            assert "\N{REPLACEMENT CHARACTER}" in text
+            assert text.count(" ") > 50
+            assert deltas[-1].usage is not None
+            assert deltas[-1].usage.completion_tokens == 300
+
+    run(main())
+
+
 def test_a_prompt_longer_than_the_context_is_refused_for_good(replicas: Replicas) -> None:
     async def main() -> None:
         async with opened(*replicas) as engine:
@@ -205,40 +172,5 @@ def test_a_prompt_longer_than_the_context_is_refused_for_good(replicas: Replicas
                 await read(engine.stream(call("barolo " * 6000)))
             assert refused.value.status == 400
             assert not refused.value.retryable
-
-    run(main())
-
-
-@pytest.mark.parametrize("way", ["kill", "stop"])
-def test_a_server_that_dies_in_mid_answer_is_an_error_at_once(
-    doomed: LlamaServer, way: str
-) -> None:
-    async def main() -> None:
-        async with opened(doomed) as engine:
-            stream = engine.stream(call(tokens=LONG))
-            async with aclosing(stream):
-                for _ in range(3):
-                    await anext(stream)
-                await asyncio.to_thread(getattr(doomed, way))
-                with pytest.raises(EngineError) as broken:
-                    async with asyncio.timeout(PROMPT_LIMIT_S):
-                        async for delta in stream:
-                            assert delta.finish_reason is None
-            assert broken.value.retryable
-
-    run(main())
-
-
-def test_a_server_that_comes_back_is_used_again(doomed: LlamaServer) -> None:
-    async def main() -> None:
-        async with opened(doomed) as engine:
-            await read(engine.stream(call()))
-            await asyncio.to_thread(doomed.kill)
-            with pytest.raises(EngineError) as refused:
-                await read(engine.stream(call()))
-            assert refused.value.retryable
-            await asyncio.to_thread(doomed.start)
-            deltas = await read(engine.stream(call()))
-            assert deltas[-1].finish_reason == "length"
 
     run(main())
