@@ -17,9 +17,10 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Protocol
 
 LABELS = ("SUPPORTED", "REFUTED", "UNKNOWN")
 SEARCH_S = 0.010
@@ -59,10 +60,15 @@ def verify_prompt(claim: str, evidence: Sequence[str]) -> str:
     return f"Evidence: {' / '.join(evidence)}\nClaim: {claim}\nVerdict:"
 
 
-async def search(claim: str) -> list[str]:
-    """Three passages for a claim, after the time of one call to a retriever."""
-    await asyncio.sleep(SEARCH_S)
+def passages(claim: str) -> list[str]:
+    """What is found for a claim."""
     return [f"Passage {number} about {claim}" for number in range(3)]
+
+
+async def search(claim: str) -> list[str]:
+    """The passages for a claim, after the time of one call to a retriever."""
+    await asyncio.sleep(SEARCH_S)
+    return passages(claim)
 
 
 def tally(verdicts: Sequence[str]) -> dict[str, int]:
@@ -123,6 +129,11 @@ def expected(question: str) -> dict[str, int]:
     return tally(verdicts)
 
 
+def sentences_of(question: str) -> tuple[str, ...]:
+    """The sentences of a question's answer, in order."""
+    return _sentences(question)
+
+
 def critical_path(lm: ScheduledLM, question: str) -> float:
     """The least time in which a question can be checked on this LM: the longest chain of "this text
     must be there before that prompt can be written", from the LM's schedule alone.
@@ -143,6 +154,12 @@ def critical_path(lm: ScheduledLM, question: str) -> float:
             latest = max(latest, found + lm.first_s)
     assert at == len(read)
     return latest
+
+
+class LM(Protocol):
+    """What the hand-written version asks of a language model."""
+
+    def stream(self, prompt: str) -> AsyncIterator[str]: ...
 
 
 @dataclass(frozen=True, slots=True)

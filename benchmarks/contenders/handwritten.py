@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 from asyncio import Task, TaskGroup
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from ..workload import (
+    LM,
     ScheduledLM,
     answer_prompt,
     extract_prompt,
@@ -22,6 +23,8 @@ from ..workload import (
     verify_prompt,
 )
 from . import Fanout, Serve
+
+Search = Callable[[str], Awaitable[list[str]]]
 
 
 async def source(n: int) -> AsyncIterator[int]:
@@ -80,25 +83,26 @@ async def lines(deltas: AsyncIterable[str]) -> AsyncIterator[str]:
         yield text
 
 
-async def judge(lm: ScheduledLM, claim: str) -> str:
-    evidence = await search(claim)
+async def judge(lm: LM, find: Search, claim: str) -> str:
+    evidence = await find(claim)
     return "".join([delta async for delta in lm.stream(verify_prompt(claim, evidence))]).strip()
 
 
-async def claims_of(lm: ScheduledLM, sentence: str) -> list[str]:
+async def check(lm: LM, find: Search, sentence: str) -> list[str]:
     """The verdicts on one sentence, each started as soon as its claim is written."""
     async with TaskGroup() as group:
         tasks: list[Task[str]] = []
         async for line in lines(lm.stream(extract_prompt(sentence))):
-            tasks.append(group.create_task(judge(lm, json.loads(line)["text"])))
+            tasks.append(group.create_task(judge(lm, find, json.loads(line)["text"])))
     return [task.result() for task in tasks]
 
 
-async def factcheck(lm: ScheduledLM, question: str) -> dict[str, int]:
+async def factcheck(lm: LM, question: str, find: Search = search) -> dict[str, int]:
+    """One verification request, streamed as far as texts allow."""
     async with TaskGroup() as group:
         tasks: list[Task[list[str]]] = []
         async for sentence in sentences(lm.stream(answer_prompt(question))):
-            tasks.append(group.create_task(claims_of(lm, sentence)))
+            tasks.append(group.create_task(check(lm, find, sentence)))
     return tally([verdict for task in tasks for verdict in task.result()])
 
 
