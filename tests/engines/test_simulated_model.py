@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import pytest
 from naive_server import Job, NaiveServer
 
-from alto.engines.model import BatchingServer, Generation, Limits
+from alto.engines.batch import Generation
+from alto.engines.model import BatchingServer, Limits
 from alto.engines.profiles import StepCosts, profile
 from alto.errors import EngineError
 

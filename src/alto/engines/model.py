@@ -28,17 +28,14 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Literal
 
 from ..errors import EngineError
+from .batch import Generation, Run
 from .kv_cache import Key, KvCache
 from .measures import Measures
 from .profiles import StepCosts
-
-State = Literal["waiting", "reading", "decoding", "done"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,127 +53,6 @@ class Limits:
     sharing: bool = True
 
 
-class Generation:
-    """One sequence: a prompt of so many tokens and an answer of so many.
-
-    `keys(n)` names the first n full blocks of prompt and answer together; the model asks for no
-    more blocks than are computed. `marks` are the token counts of the answer at which the reader
-    wants to be woken, ascending; None wakes it at every token. The end always wakes it.
-    """
-
-    __slots__ = (
-        "_mark",
-        "arrived_at",
-        "block_shift",
-        "cached_tokens",
-        "computed",
-        "epoch",
-        "finished_at",
-        "first_token_at",
-        "keys",
-        "marks",
-        "number",
-        "offset",
-        "output_tokens",
-        "private",
-        "prompt_tokens",
-        "published",
-        "reader",
-        "shared",
-        "state",
-        "target",
-        "written",
-    )
-
-    def __init__(
-        self,
-        prompt_tokens: int,
-        output_tokens: int,
-        keys: Callable[[int], Sequence[Key]],
-        marks: Sequence[int] | None = None,
-        reader: Callable[[], None] | None = None,
-    ) -> None:
-        self.prompt_tokens = max(1, prompt_tokens)
-        self.output_tokens = max(1, output_tokens)  # an empty answer still writes its end
-        self.keys = keys
-        self.marks = marks
-        self.reader = reader
-        """For the shell: what to do when this generation is woken."""
-        self.state: State = "waiting"
-        self.number = 0
-        self.epoch = 0
-        """How often it was preempted; what the heaps say of an earlier epoch is void."""
-        self.written = 0
-        """Answer tokens that the reader may have."""
-        self.computed = 0
-        """Tokens whose KV is computed, while reading."""
-        self.target = self.prompt_tokens
-        """Tokens to be read before the next one is written: the prompt, and after a preemption
-        the answer so far too."""
-        self.cached_tokens = 0
-        """Prompt tokens found in the cache at the first admission."""
-        self.offset = 0
-        self.shared: list[Key] = []
-        self.private = 0
-        self.published = 0
-        self.block_shift = 0
-        self.arrived_at = 0.0
-        self.first_token_at: float | None = None
-        self.finished_at: float | None = None
-        self._mark = 0
-
-    @property
-    def done(self) -> bool:
-        """It has written its last token, or was cancelled."""
-        return self.state == "done"
-
-    def next_mark(self) -> int:
-        """The next token count to wake the reader at."""
-        marks = self.marks
-        if marks is None:
-            return self.written + 1
-        at = self._mark
-        while at < len(marks) and marks[at] <= self.written:
-            at += 1
-        self._mark = at
-        return marks[at] if at < len(marks) else self.output_tokens
-
-
-@dataclass(slots=True)
-class _Run:
-    """Steps of one unchanging batch, planned ahead."""
-
-    start: float
-    first: float  # seconds of the first step
-    growth: float  # by which each step is longer than the one before
-    steps: int
-    base: int  # steps of the server before this run
-    decoding: int
-    prompts: list[tuple[Generation, int]]  # who reads how many tokens (a run of one step then)
-    applied: int = 0  # steps that are in the books
-
-    def end_of(self, steps: int) -> float:
-        return self.start + steps * self.first + self.growth * (steps * (steps - 1) // 2)
-
-    def first_end_from(self, now: float) -> int:
-        """The number of the first step that ends at `now` or later, counted from 1."""
-        elapsed = now - self.start
-        if elapsed <= self.first:
-            return 1
-        half = self.growth / 2
-        if half > 0.0:
-            linear = self.first - half
-            guess = (math.sqrt(linear * linear + 4 * half * elapsed) - linear) / (2 * half)
-        else:
-            guess = elapsed / self.first
-        steps = max(1, math.ceil(guess))
-        while steps > 1 and self.end_of(steps - 1) >= now:
-            steps -= 1
-        while self.end_of(steps) < now:
-            steps += 1
-        return steps
-
-
 class BatchingServer:
     """The model. Its owner calls `advance` at `wake_at()`; see the top of the file."""
 
@@ -187,7 +63,7 @@ class BatchingServer:
         self.measures = Measures()
         self.steps = 0
         """Steps that are complete and in the books."""
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._start_at: float | None = None  # when an idle server begins its next step
         self._waiting: OrderedDict[Generation, None] = OrderedDict()
         self._admitted: OrderedDict[Generation, None] = OrderedDict()
@@ -313,7 +189,7 @@ class BatchingServer:
             else:
                 self._wake_marks(run.base + stop)
 
-    def _next_stop(self, run: _Run) -> int:
+    def _next_stop(self, run: Run) -> int:
         """The next step of the run after which somebody must be told something."""
         marks = self._marks
         while marks and self._stale(marks[0]):
@@ -343,13 +219,13 @@ class BatchingServer:
             step = generation.offset + mark
             heappush(self._marks, (step, generation.number, generation.epoch, generation))
 
-    def _cut(self, run: _Run, now: float) -> None:
+    def _cut(self, run: Run, now: float) -> None:
         """Let the run end with the step that is under way at `now`."""
         under_way = min(run.steps, run.first_end_from(now))
         run.steps = under_way
         self._book(run, under_way - 1)
 
-    def _book(self, run: _Run, steps: int) -> None:
+    def _book(self, run: Run, steps: int) -> None:
         """Bring the books up to `steps` complete steps of the run; the next one is under way."""
         more = steps - run.applied
         if more <= 0:
@@ -364,7 +240,7 @@ class BatchingServer:
         self.cache.take(blocks)
         self._count_steps(run, more)
 
-    def _count_steps(self, run: _Run, steps: int) -> None:
+    def _count_steps(self, run: Run, steps: int) -> None:
         took = run.end_of(run.applied + steps) - run.end_of(run.applied)
         self.measures.steps += steps
         self.measures.busy_seconds += took
@@ -376,7 +252,7 @@ class BatchingServer:
 
     # ------------------------------------------------------------------ the end of a run
 
-    def _close(self, run: _Run, at: float) -> None:
+    def _close(self, run: Run, at: float) -> None:
         self._book(run, run.steps - 1)
         self._count_steps(run, 1)
         self._run = None
@@ -510,16 +386,14 @@ class BatchingServer:
         self._publish(generation, known)
         return True
 
-    def _new_run(
-        self, start: float, prompts: list[tuple[Generation, int]], *, single: bool
-    ) -> _Run:
+    def _new_run(self, start: float, prompts: list[tuple[Generation, int]], *, single: bool) -> Run:
         tokens = sum(count for _, count in prompts)
         pairs = sum(count * (each.computed + count / 2) for each, count in prompts)
         first = self.costs.step(tokens, self._decoding, self._kv_read, pairs, len(prompts))
         self.measures.prefilled_tokens += tokens
         steps = 1 if single else self._steps_ahead()
         growth = self.costs.per_kv_token * self._decoding
-        return _Run(start, first, growth, steps, self.steps, self._decoding, prompts)
+        return Run(start, first, growth, steps, self.steps, self._decoding, prompts)
 
     def _steps_ahead(self) -> int:
         """How many steps until a sequence ends or blocks run out. The first has its blocks."""

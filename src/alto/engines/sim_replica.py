@@ -21,8 +21,9 @@ from itertools import accumulate
 
 from ..core.calls import Call, Delta, Usage
 from ..errors import AltoError, EngineError
+from .batch import Generation
 from .measures import Measures
-from .model import BatchingServer, Generation
+from .model import BatchingServer
 from .tokens import PIECE_LETTERS, BlockKeys, content_text, render, tokenize
 
 
@@ -169,7 +170,7 @@ class SimReplica:
         return _Script(tokens, len(thoughts), finish_reason, len(prompt), generation)
 
     def _answer(self, call: Call, open_end: bool) -> Answer:
-        asked = replace(call, messages=call.messages[:-1]) if open_end else call
+        asked = self._whole(call) if open_end else call
         try:
             said = self._respond(asked)
         except AltoError:
@@ -194,6 +195,12 @@ class SimReplica:
             if answer.text.startswith(begun):
                 return Answer(answer.text[len(begun) :])
         return answer
+
+    def _whole(self, call: Call) -> Call:
+        """The call that the one with an answer begun goes on from."""
+        begun = tokenize(content_text(call.messages[-1].get("content")), self._piece)
+        tokens = None if call.max_tokens is None else call.max_tokens + len(begun)
+        return replace(call, messages=call.messages[:-1], max_tokens=tokens)
 
     # ------------------------------------------------------------------ the timer
 

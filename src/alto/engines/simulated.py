@@ -8,117 +8,33 @@ What it says comes from `respond(call)`, or is made up so that it reads as the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..core.calls import Call
-from ..errors import ConfigError
-from .model import BatchingServer, Limits
-from .profiles import profile
-from .protocol import Engine
 from .sim_replica import Answer, Respond, SimReplica
+from .sim_settings import ServerSettings
 from .synthesis import Lengths, synthesize
-from .tokens import PIECE_LETTERS, tokenize
+from .tokens import tokenize
 
 __all__ = ["Answer", "Lengths", "Respond", "SimReplica", "Simulated"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Simulated:
+class Simulated(ServerSettings):
     """A pool of simulated LM servers.
 
-    `profile` names a model on a GPU (`alto.engines.profiles.profiles()` lists them), `policy` how
-    the pool places calls. `respond(call)` gives the whole answer, a `str` (or an `Answer` with
-    reasoning); `call.stage`, `.arguments`, `.messages`, `.path` and `.request` say what is asked.
-    Without it the text is made up, as long and as many as `lengths` says: one `Lengths`, or one for
-    each stage by name with `"*"` for the others.
-
-    The rest are settings of each server, with vLLM's defaults:
-
-    - `max_num_seqs`: sequences in a batch; `prefill_chunk`: tokens of one step, prompts and
-      decoding together (`max_num_batched_tokens`).
-    - `block_tokens`, `kv_tokens`: block size and capacity of the KV cache (None: what the profile's
-      GPU has room for); `prefix_caching`.
-    - `host_overhead`: add the scheduling time of a 2023-24 engine to every step.
-    - `speed`: how many times as fast as the profile; a sequence gives one number a replica.
-    - `token_letters`: letters that a token holds at most; 7 makes 4.4 characters a token of
-      English.
+    `respond(call)` gives the whole answer, a `str` (or an `Answer` with reasoning); `call.stage`,
+    `.arguments`, `.messages`, `.path` and `.request` say what is asked. Without it the text is made
+    up, as long and as many as `lengths` says: one `Lengths`, or one for each stage by name with
+    `"*"` for the others. The other settings are those of `ServerSettings`.
     """
 
-    profile: str = "llama-3-8b_h100_tp1"
-    replicas: int = 1
-    policy: str = "prompt-aware"
     respond: Respond | None = None
     lengths: Lengths | Mapping[str, Lengths] = field(default_factory=Lengths)
-    seed: int = 0
-    max_num_seqs: int = 256
-    prefill_chunk: int = 2048
-    block_tokens: int = 16
-    kv_tokens: int | None = None
-    prefix_caching: bool = True
-    host_overhead: bool = False
-    speed: float | Sequence[float] = 1.0
-    token_letters: int = PIECE_LETTERS
 
-    def __post_init__(self) -> None:
-        profile(self.profile)
-        for name in ("replicas", "max_num_seqs", "prefill_chunk", "block_tokens", "token_letters"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ConfigError(f"Simulated({name}={value!r}): expected at least 1")
-        if self.prefill_chunk < self.max_num_seqs:
-            raise ConfigError(
-                f"Simulated(prefill_chunk={self.prefill_chunk}, max_num_seqs={self.max_num_seqs}): "
-                "every sequence of a batch needs a token of the step, so prefill_chunk must be at "
-                "least max_num_seqs; raise the one or lower the other"
-            )
-        speeds = self._speeds()
-        if len(speeds) != self.replicas or min(speeds) <= 0:
-            raise ConfigError(
-                f"Simulated(speed={self.speed!r}, replicas={self.replicas}): expected one positive "
-                "number, or a sequence with one for each replica"
-            )
-        if self.kv_tokens is not None and self.kv_tokens < self.block_tokens:
-            raise ConfigError(
-                f"Simulated(kv_tokens={self.kv_tokens}): expected at least one block of "
-                f"{self.block_tokens} tokens"
-            )
-
-    def open(self, name: str) -> Engine:
-        """The live pool, under the name that stages use."""
-        from .pool import Pool
-
-        return Pool(name, self.open_replicas(name), policy=self.policy, seed=self.seed)
-
-    def open_replicas(self, name: str) -> list[SimReplica]:
-        """The replicas alone, without a pool before them."""
-        return [
-            SimReplica(
-                f"{name}/{at}", self._server(speed), self._writer(), piece=self.token_letters
-            )
-            for at, speed in enumerate(self._speeds())
-        ]
-
-    def _speeds(self) -> Sequence[float]:
-        if isinstance(self.speed, int | float):
-            return [float(self.speed)] * self.replicas
-        return [float(each) for each in self.speed]
-
-    def _server(self, speed: float) -> BatchingServer:
-        chosen = profile(self.profile)
-        tokens = self.kv_tokens if self.kv_tokens is not None else chosen.kv_capacity_tokens
-        return BatchingServer(
-            chosen.step_costs(host_overhead=self.host_overhead, speed=speed),
-            Limits(
-                kv_blocks=tokens // self.block_tokens,
-                block_tokens=self.block_tokens,
-                sequences_max=self.max_num_seqs,
-                tokens_per_step_max=self.prefill_chunk,
-                sharing=self.prefix_caching,
-            ),
-        )
-
-    def _writer(self) -> Respond:
+    def writer(self, name: str) -> Respond:
+        """`respond`, or what makes text up."""
         return self.respond if self.respond is not None else self._made_up
 
     def _made_up(self, call: Call) -> str:

@@ -1,0 +1,202 @@
+"""`alto.Recorded`: answers that were given once, given again at the speed of a simulated server.
+
+A recording is JSON lines (`.gz` or not), or the same dicts in memory, one for each call:
+
+    {"stage": "verify", "arguments": {"claim": {"text": "..."}}, "text": "SUPPORTED"}
+    {"prompt": "Who discovered penicillin?", "text": "Alexander Fleming did.", "reasoning": "..."}
+
+A call is looked up by its stage and arguments, else by the text of its prompt. Arguments are
+compared as JSON, so a struct equals the dict it is written as; those that an entry does not name
+are not compared, and the entry that names more is preferred. An entry without a stage answers for
+any. Of two entries for the same call the later one stands.
+"""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.calls import Call
+from ..errors import ConfigError, EngineError
+from ..values import to_jsonable
+from .sim_replica import Answer, Respond
+from .sim_settings import ServerSettings
+from .tokens import content_text
+
+Entry = Mapping[str, Any]
+
+_NEAR_MAX = 2000
+"""Recorded keys that a failed lookup is compared with, to name the nearest."""
+
+_SHOWN = 240
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded(ServerSettings):
+    """An engine that answers from a recording: the file at `path`, then `entries`.
+
+    What is not recorded goes to `fallback(call)`; without one it is an `EngineError` that shows
+    what was looked up and the nearest that is there. The other settings are those of
+    `ServerSettings`.
+    """
+
+    path: str | Path | None = None
+    entries: Sequence[Entry] = ()
+    fallback: Respond | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.path is None and not self.entries and self.fallback is None:
+            raise ConfigError(
+                "Recorded() has nothing to answer with: give path= (JSON lines), entries= (a list "
+                'of {"stage", "arguments", "text"}) or fallback='
+            )
+
+    def writer(self, name: str) -> Respond:
+        """Looks answers up. Reads the file, so it is called when the engine is opened."""
+        recording = Recording(name)
+        if self.path is not None:
+            recording.read(Path(self.path))
+        for number, entry in enumerate(self.entries):
+            recording.add(entry, f"entries[{number}]")
+        fallback = self.fallback
+
+        def answer(call: Call) -> str | Answer:
+            found = recording.find(call)
+            if found is not None:
+                return found
+            if fallback is not None:
+                return fallback(call)
+            raise recording.miss(call)
+
+        return answer
+
+    @staticmethod
+    def write(path: str | Path, entries: Iterable[Entry]) -> int:
+        """Write a recording; returns how many entries. Structs become JSON; the same entries give
+        the same bytes, also with `.gz`."""
+        lines = []
+        for number, entry in enumerate(entries):
+            _check(entry, f"entry {number}")
+            lines.append(json.dumps(to_jsonable(dict(entry)), ensure_ascii=False) + "\n")
+        data = "".join(lines).encode("utf-8", "surrogatepass")
+        target = Path(path)
+        target.write_bytes(gzip.compress(data, mtime=0) if target.suffix == ".gz" else data)
+        return len(lines)
+
+
+class Recording:
+    """Entries by what they answer."""
+
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
+        self._by_arguments: dict[str, dict[tuple[str, ...], dict[str, Answer]]] = {}
+        self._by_prompt: dict[tuple[str, str], Answer] = {}
+
+    def read(self, path: Path) -> None:
+        """Add the entries of a file."""
+        try:
+            data = path.read_bytes()
+            text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+        except (OSError, EOFError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"engine {self._engine}: cannot read the recording {str(path)!r}: {error}; expected "
+                "a file of JSON lines in UTF-8, compressed if its name ends in .gz"
+            ) from error
+        for number, line in enumerate(io.StringIO(text), 1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                entry = json.loads(line)
+            except ValueError as error:
+                raise ConfigError(f"{where}: not JSON ({error}): {_short(line.strip())}") from error
+            self.add(entry, where)
+
+    def add(self, entry: Entry, where: str) -> None:
+        """Add one entry; `where` is for the message if it is none."""
+        _check(entry, where)
+        stage = entry.get("stage") or ""
+        answer = Answer(entry["text"], entry.get("reasoning") or "")
+        if entry.get("arguments") is not None:
+            arguments = _plain(entry["arguments"])
+            names = tuple(sorted(arguments))
+            kinds = self._by_arguments.setdefault(stage, {})
+            kinds.setdefault(names, {})[_key(arguments, names)] = answer
+        if entry.get("prompt") is not None:
+            self._by_prompt[stage, entry["prompt"]] = answer
+
+    def find(self, call: Call) -> Answer | None:
+        """The recorded answer to a call."""
+        arguments = _plain(call.arguments)
+        for stage in dict.fromkeys((call.stage, "")):
+            kinds = self._by_arguments.get(stage, {})
+            for names in sorted(kinds, key=lambda names: (-len(names), names)):
+                if arguments and all(name in arguments for name in names):
+                    answer = kinds[names].get(_key(arguments, names))
+                    if answer is not None:
+                        return answer
+        prompt = prompt_text(call)
+        return self._by_prompt.get((call.stage, prompt)) or self._by_prompt.get(("", prompt))
+
+    def miss(self, call: Call) -> EngineError:
+        """The error for a call that is not recorded."""
+        arguments = _plain(call.arguments)
+        asked = _key(arguments, tuple(sorted(arguments))) if arguments else prompt_text(call)
+        what = "arguments" if arguments else "prompt"
+        known = list(self._keys(call.stage))
+        near = difflib.get_close_matches(asked, known[:_NEAR_MAX], n=1, cutoff=0.0)
+        nearest = f"the nearest recorded is {_short(near[0])}" if near else "nothing is recorded"
+        return EngineError(
+            f"engine {self._engine} has no recorded answer for stage {call.stage!r} with {what} "
+            f"{_short(asked)}: {nearest} ({len(known)} recorded for this stage). Record it, or "
+            "give fallback=, a function from a call to its text.",
+            engine=self._engine,
+            retryable=False,
+        )
+
+    def _keys(self, stage: str) -> Iterator[str]:
+        for known in dict.fromkeys((stage, "")):
+            for answers in self._by_arguments.get(known, {}).values():
+                yield from answers
+        for known, prompt in self._by_prompt:
+            if known in (stage, ""):
+                yield prompt
+
+
+def prompt_text(call: Call) -> str:
+    """The text of a prompt: that of its one message, or of all of them, a blank line between."""
+    return "\n\n".join(content_text(message.get("content")) for message in call.messages)
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(name): to_jsonable(value) for name, value in arguments.items()}
+
+
+def _key(arguments: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    chosen = {name: arguments[name] for name in names}
+    return json.dumps(chosen, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _check(entry: Any, where: str) -> None:
+    problem = None
+    if not isinstance(entry, Mapping):
+        problem = f"is {type(entry).__name__}, expected an object"
+    elif not isinstance(entry.get("text"), str):
+        problem = f'has "text" {entry.get("text")!r}, expected the answer as a string'
+    elif entry.get("arguments") is None and not isinstance(entry.get("prompt"), str):
+        problem = 'names neither "arguments" (an object) nor "prompt" (a string): one is needed'
+    elif not isinstance(entry.get("arguments"), Mapping | None):
+        problem = f'has "arguments" {_short(repr(entry["arguments"]))}, expected an object'
+    if problem:
+        raise ConfigError(f"recording, {where}: the entry {problem}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} ... {text[-_SHOWN // 2 :]}"

@@ -1,0 +1,111 @@
+"""The settings that every engine on simulated servers has, and the servers they make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+from .model import BatchingServer, Limits
+from .profiles import profile
+from .protocol import Engine
+from .sim_replica import Respond, SimReplica
+from .tokens import PIECE_LETTERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Simulated LM servers, with vLLM's defaults.
+
+    - `profile`: a model on a GPU (`alto.engines.profiles.profiles()` lists them);
+      `replicas`: how many servers; `policy`: how the pool places calls; `seed`: for lots.
+    - `max_num_seqs`: sequences in a batch; `prefill_chunk`: tokens of one step, prompts and
+      decoding together (`max_num_batched_tokens`).
+    - `block_tokens`, `kv_tokens`: block size and capacity of the KV cache (None: what the profile's
+      GPU has room for); `prefix_caching`.
+    - `host_overhead`: add the scheduling time of a 2023-24 engine to every step.
+    - `speed`: how many times as fast as the profile; a sequence gives one number a replica.
+    - `token_letters`: letters that a token holds at most; 7 makes 4.4 characters a token of
+      English.
+    """
+
+    profile: str = "llama-3-8b_h100_tp1"
+    replicas: int = 1
+    policy: str = "prompt-aware"
+    seed: int = 0
+    max_num_seqs: int = 256
+    prefill_chunk: int = 2048
+    block_tokens: int = 16
+    kv_tokens: int | None = None
+    prefix_caching: bool = True
+    host_overhead: bool = False
+    speed: float | Sequence[float] = 1.0
+    token_letters: int = PIECE_LETTERS
+
+    def __post_init__(self) -> None:
+        kind = type(self).__name__
+        profile(self.profile)
+        for name in ("replicas", "max_num_seqs", "prefill_chunk", "block_tokens", "token_letters"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ConfigError(f"{kind}({name}={value!r}): expected at least 1")
+        if self.prefill_chunk < self.max_num_seqs:
+            raise ConfigError(
+                f"{kind}(prefill_chunk={self.prefill_chunk}, max_num_seqs={self.max_num_seqs}): "
+                "every sequence of a batch needs a token of the step, so prefill_chunk must be at "
+                "least max_num_seqs; raise the one or lower the other"
+            )
+        speeds = self._speeds()
+        if len(speeds) != self.replicas or min(speeds) <= 0:
+            raise ConfigError(
+                f"{kind}(speed={self.speed!r}, replicas={self.replicas}): expected one positive "
+                "number, or a sequence with one for each replica"
+            )
+        if self.kv_tokens is not None and self.kv_tokens < self.block_tokens:
+            raise ConfigError(
+                f"{kind}(kv_tokens={self.kv_tokens}): expected at least one block of "
+                f"{self.block_tokens} tokens"
+            )
+
+    def open(self, name: str) -> Engine:
+        """The live pool, under the name that stages use."""
+        from .pool import Pool
+
+        return Pool(
+            name,
+            self.open_replicas(name),
+            policy=self.policy,
+            seed=self.seed,
+            continue_final_message=True,
+        )
+
+    def open_replicas(self, name: str) -> list[SimReplica]:
+        """The servers alone, without a pool before them."""
+        writer = self.writer(name)
+        return [
+            SimReplica(f"{name}/{at}", self._server(speed), writer, piece=self.token_letters)
+            for at, speed in enumerate(self._speeds())
+        ]
+
+    def writer(self, name: str) -> Respond:
+        """What writes the answers of the engine of that name."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what writes its answers")
+
+    def _speeds(self) -> Sequence[float]:
+        if isinstance(self.speed, int | float):
+            return [float(self.speed)] * self.replicas
+        return [float(each) for each in self.speed]
+
+    def _server(self, speed: float) -> BatchingServer:
+        chosen = profile(self.profile)
+        tokens = self.kv_tokens if self.kv_tokens is not None else chosen.kv_capacity_tokens
+        return BatchingServer(
+            chosen.step_costs(host_overhead=self.host_overhead, speed=speed),
+            Limits(
+                kv_blocks=tokens // self.block_tokens,
+                block_tokens=self.block_tokens,
+                sequences_max=self.max_num_seqs,
+                tokens_per_step_max=self.prefill_chunk,
+                sharing=self.prefix_caching,
+            ),
+        )
