@@ -354,9 +354,32 @@ async def over_curl_cffi() -> AsyncIterator[Read]:
         yield read
 
 
+@asynccontextmanager
+async def over_alto() -> AsyncIterator[Read]:
+    """What a stage gets: `Delta`s from the engine, with every check and time limit on."""
+    import alto.engines.openai
+    from alto.core.calls import Call
+
+    engines: dict[str, Any] = {}
+
+    async def read(base: str) -> int:
+        if base not in engines:
+            engines[base] = alto.engines.openai.OpenAI(url=base, model="m").open("chat")
+        seen = 0
+        async for delta in engines[base].stream(Call(messages=BODY["messages"])):
+            if delta:
+                seen += 1
+        return seen
+
+    yield read
+    for engine in engines.values():
+        await engine.aclose()
+
+
 CONTENDERS: dict[str, Callable[[], AbstractAsyncContextManager[Read]]] = {
     "raw callback": raw_callback,
     "raw": raw,
+    "alto": over_alto,
     "aiohttp": over_aiohttp,
     "httpx": over_httpx("httpx"),
     "httpx2": over_httpx("httpx2"),
