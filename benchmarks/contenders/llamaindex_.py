@@ -1,9 +1,12 @@
 """LlamaIndex Workflows: a class of steps that take and return events.
 
-A step that returns a list fans out, a step that takes a list gathers; where items should move on
-while their producer still runs, `ctx.send_event` sends each and `collect_events` gathers as many as
-the producer said it sent. `num_workers` bounds what one step runs at a time: 4 if nothing is said,
-which would throttle LM calls here, so steps that wait are given more than they need.
+A step that returns a list fans out and a step that takes a list gathers: that is the fan-out here.
+A list is given on when it is whole, so where items should move on while their producer still
+writes, `ctx.send_event` sends each; how many will come is then kept in the run's state. In the
+verification request both ways cost the same CPU when measured, and the second answers sooner.
+
+`num_workers` bounds what one step runs at a time: 4 if nothing is said, which would throttle LM
+calls here, so steps that wait are given more than they need.
 """
 
 from __future__ import annotations
