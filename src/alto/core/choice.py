@@ -79,14 +79,26 @@ class Labels(Generic[T]):
         by_length = sorted(self._folded, key=len, reverse=True)
         self._word = re.compile("|".join(_word(folded) for folded in by_length))
 
-    def __call__(self, text: str, truncated: bool = False) -> T:
+    def bare(self, text: str, truncated: bool = False) -> T:
+        """The text is a label and nothing else."""
         trimmed = text.strip()
         if trimmed in self._exact and not truncated:
             return self._exact[trimmed]
         folded = _fold(trimmed)
-        bare = folded if folded in self._folded else folded.strip(_AROUND)
-        if bare in self._folded and not truncated:
-            return self._folded[bare]
+        if folded not in self._folded:
+            folded = folded.strip(_AROUND)
+        if truncated or folded not in self._folded:
+            raise _unreadable(self._expected, text, "other text")
+        return self._folded[folded]
+
+    def __call__(self, text: str, truncated: bool = False) -> T:
+        """The text is a label, or it contains one as a word."""
+        if not truncated:
+            try:
+                return self.bare(text)
+            except ParseError:
+                pass
+        folded = _fold(text.strip())
         found = list(self._word.finditer(folded))
         values = [self._folded[match[0]] for match in found]
         if not values or any(value != values[0] for value in values):
@@ -117,6 +129,23 @@ def read_int(text: str, truncated: bool = False) -> int:
     if not number.is_integer():
         raise _unreadable("a whole number", text, "a fraction")
     return int(number)
+
+
+def read_bare_int(text: str, truncated: bool = False) -> int:
+    """Reads a whole number with nothing else but quotes and punctuation."""
+    return read_int(_bare("a whole number", text), truncated)
+
+
+def read_bare_float(text: str, truncated: bool = False) -> float:
+    """Reads a number with nothing else but quotes and punctuation."""
+    return read_float(_bare("a number", text), truncated)
+
+
+def _bare(expected: str, text: str) -> str:
+    bare = text.strip(" \t\"'`*_()").rstrip(".,;")
+    if _NUMBER.fullmatch(bare) is None:
+        raise _unreadable(expected, text, "other text")
+    return bare
 
 
 def _number(expected: str, text: str, truncated: bool) -> str:

@@ -58,12 +58,17 @@ class Paragraph(str):
 class Cutter(Protocol[T]):
     """Text pieces in, items out."""
 
-    error: ParseError | None
-    """Why the text cannot be read (further). To be looked at after each `feed` and `finish`."""
+    @property
+    def error(self) -> ParseError | None:
+        """Why the text cannot be read (further). Look at it after each `feed` and `finish`."""
+        ...
 
-    settled: int
-    """How many characters of the text lie before the end of the last item given. A text that is
-    asked for again can go on from there: feed a new cutter the kept text, drop what it gives."""
+    @property
+    def settled(self) -> int:
+        """How many characters of the text lie before the end of the last item given. A text that is
+        asked for again can go on from there: feed a new cutter the kept text, drop what it gives.
+        """
+        ...
 
     def feed(self, text: str) -> list[T]:
         """Take the next piece; return the items that it completes, in order."""
@@ -108,21 +113,22 @@ def too_long(expected: str, text: str, limit: int) -> ParseError:
 class OpenText:
     """The pieces of an item that is not complete yet."""
 
-    __slots__ = ("_pieces", "chars")
+    __slots__ = ("chars", "pieces")
 
     def __init__(self) -> None:
-        self._pieces: list[str] = []
+        self.pieces: list[str] = []
+        """They are not changed but by `add` and `take`."""
         self.chars = 0
         """Their length together."""
 
     def add(self, piece: str) -> None:
-        self._pieces.append(piece)
+        self.pieces.append(piece)
         self.chars += len(piece)
 
     def take(self) -> str:
         """All of it as one string; empty afterwards."""
-        text = "".join(self._pieces)
-        self._pieces.clear()
+        text = "".join(self.pieces)
+        self.pieces.clear()
         self.chars = 0
         return text
 

@@ -86,7 +86,6 @@ class JsonItems:
         "_name",
         "_open",
         "_read",
-        "_seen",
         "_stack",
         "_starts",
         "_state",
@@ -95,6 +94,7 @@ class JsonItems:
         "_wrapper",
         "_wraps",
         "error",
+        "seen",
         "settled",
     )
 
@@ -137,8 +137,8 @@ class JsonItems:
         """It is the first one: no colon behind it means prose."""
         self._wraps = False
         """It is the name under which the schema wraps."""
-        self._seen = False
-        """There was JSON."""
+        self.seen = False
+        """There was JSON, for certain."""
         self._list_closed = False
         """The last JSON that ended was a whole array: no item is missing if the text breaks off."""
         self._unread = OpenText()
@@ -155,7 +155,7 @@ class JsonItems:
             at = self._state(self, text, at)
         if self._capturing:
             self._open.add(text[self._mark :])
-        if not self._seen:
+        if not self.seen:
             self._unread.add(text)
         self._read += end
         for held in (self._open, self._unread):
@@ -172,7 +172,7 @@ class JsonItems:
             return []
         if truncated and not (self._list_closed and not self._stack):
             self.error = cut_off("complete JSON", self._open.take() or self._unread.take())
-        elif not self._seen:
+        elif not self.seen:
             text = self._unread.take()
             expected = "a JSON value" if self._whole else "JSON items (an array, or JSON lines)"
             self.error = ParseError(
@@ -188,6 +188,10 @@ class JsonItems:
                 text=text,
             )
         return []
+
+    def unread(self) -> str:
+        """The text so far, as long as no JSON was seen."""
+        return "".join(self._unread.pieces)
 
     # States. Outside JSON, and where it may begin:
 
@@ -294,7 +298,7 @@ class JsonItems:
             self._skip(floor=0, emits=True)
         else:
             self._state = JsonItems._value
-        self._seen = True
+        self.seen = True
         self._first = False
         return at + 1
 
@@ -427,19 +431,19 @@ class JsonItems:
     def _skip(self, *, floor: int, emits: bool) -> None:
         self._floor = floor
         self._emits = emits
-        self._seen = True
+        self.seen = True
         self._state = JsonItems._inside
 
     def _open_list(self) -> None:
         """These are items: what is around them was none."""
         self._drop()
-        self._seen = True
+        self.seen = True
         self._list_closed = False
         self._state = JsonItems._elements
 
     def _close_list(self, at: int) -> int:
         self._drop()
-        self._seen = True
+        self.seen = True
         self._stack.pop()
         self._list_closed = True
         self._state = self._around()

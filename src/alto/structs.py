@@ -1,0 +1,385 @@
+"""How LM text becomes the items that a return annotation promises.
+
+`reader_for(element, stream)` is decided once, while a stage is declared: which schema goes along as
+guided decoding, and which cutter reads the text. Types are in `schemas`, items as JSON, bytes and
+sizes in `values`; both are reached from here too, since whoever reads items needs them.
+
+    element                         one                     a stream of them
+    str                             the whole text          deltas
+    Sentence, Line, Paragraph       the text, trimmed       cut as written
+    Literal, Enum, bool, int, float a choice                elements or lines, a choice each
+    struct                          the first JSON object   items of JSON
+    list, dict, union, ...          JSON                    items of JSON
+
+Always true:
+    D1  an item that is given is a value of the element type
+    D2  the cutter's `settled` is the end of the last item that was read, so the text up to there
+        can be kept when the rest has to be asked for again
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
+
+from .core.choice import (
+    Choice,
+    Labels,
+    Read,
+    read_bare_float,
+    read_bare_int,
+    read_float,
+    read_int,
+)
+from .core.cut import Cutter, Deltas, Line, Lines, Paragraph, Paragraphs, Sentence, Whole
+from .core.json_cut import ARRAY, OBJECT, SCALAR, JsonItems, JsonText, JsonWhole
+from .core.scalar_cut import ScalarItems
+from .core.sentences import Sentences
+from .errors import GraphError, ParseError
+from .schemas import (
+    Schema,
+    decode,
+    is_choice,
+    is_struct,
+    is_union,
+    name_of,
+    parse,
+    plain_type,
+    schema_of,
+)
+from .values import encode, size_of, to_jsonable
+
+__all__ = [
+    "Reader",
+    "decode",
+    "encode",
+    "is_choice",
+    "is_struct",
+    "reader_for",
+    "schema_of",
+    "size_of",
+    "to_jsonable",
+]
+
+T = TypeVar("T")
+
+_WRAPPERS = ("items", "values", "elements", "results", "list_of_items")
+_ANY = OBJECT + ARRAY + SCALAR
+_STARTS = {
+    "object": OBJECT,
+    "array": ARRAY,
+    "string": '"',
+    "integer": "-0123456789",
+    "number": "-0123456789",
+    "boolean": "tf",
+    "null": "n",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reader(Generic[T]):
+    """How one stage's text is read."""
+
+    expected: str
+    """What the text should be, in a few words."""
+
+    schema: Schema | None
+    """What guided decoding should follow; None for free text. Streams and lists have an object
+    around them, since some engines allow no other root. A choice is a bare string or number."""
+
+    new: Callable[[], Cutter[T]]
+    """A cutter for one text."""
+
+    def cutter_after(self, count: int) -> Cutter[T]:
+        """A cutter for a text that begins with `count` items which have been given already.
+
+        After a `ParseError` in a stream, keep `text[:settled]`. If the engine can go on from it,
+        feed that to the new cutter first and then what comes; else have the whole asked for again.
+        """
+        return _After(self.new(), count) if count else self.new()
+
+
+def reader_for(element: Any, stream: bool = False) -> Reader[Any]:
+    """The reader for an annotation: `Stream[element]` or `element`. A `GraphError` if none can."""
+    plain = plain_type(element)
+    if isinstance(plain, type) and issubclass(plain, str) and not issubclass(plain, enum.Enum):
+        return _text_reader(plain, stream)
+    if is_choice(element):
+        return _choice_reader(element, stream)
+    return _json_stream_reader(element) if stream else _json_reader(element)
+
+
+def _text_reader(kind: type[str], stream: bool) -> Reader[Any]:
+    cutters: dict[type[str], Callable[[], Cutter[Any]]] = {
+        str: Deltas,
+        Sentence: Sentences,
+        Line: Lines,
+        Paragraph: Paragraphs,
+    }
+    if not stream:
+        if kind is str:
+            return Reader("text", None, Whole)
+
+        def trimmed(text: str, truncated: bool = False) -> str:
+            return kind(text.strip())
+
+        return Reader(f"a {kind.__name__}", None, lambda: Choice(trimmed))
+    if kind not in cutters:
+        raise GraphError(
+            f"Stream[{kind.__name__}]: text cannot be cut into {kind.__name__}. Expected "
+            "Stream[str], Stream[Sentence], Stream[Line] or Stream[Paragraph]."
+        )
+    return Reader(f"a stream of {kind.__name__}", None, cutters[kind])
+
+
+def _choice_reader(element: Any, stream: bool) -> Reader[Any]:
+    read, read_line = _readings(element)
+    schema = schema_of(element)
+    name = name_of(element)
+    if not stream:
+        return Reader(f"one {name}", schema, lambda: Choice(read))
+    return Reader(
+        f"a stream of {name}",
+        _wrapped("items", {"type": "array", "items": schema}),
+        lambda: ScalarItems(read, read_line, expected=name),
+    )
+
+
+def _readings(element: Any) -> tuple[Read[Any], Read[Any]]:
+    """How a whole answer, or an element of an array, is read, and how a line is."""
+    members = _members(element)
+    labels = [label for member in members for label in _labels(member)]
+    if float in members:
+        number, bare_number = _either(labels, read_float), _either(labels, read_bare_float)
+    elif int in members:
+        number, bare_number = _either(labels, read_int), _either(labels, read_bare_int)
+    elif bool in members:
+        # Talk is full of "no": a line must be the bare word.
+        return Labels(labels), Labels(labels).bare
+    else:
+        return Labels(labels), Labels(labels)
+    return number, bare_number
+
+
+def _either(labels: list[tuple[str, Any]], number: Read[Any]) -> Read[Any]:
+    """One of the labels if that is all the text is, else a number."""
+    if not labels:
+        return number
+    label = Labels(labels)
+
+    def read(text: str, truncated: bool = False) -> Any:
+        try:
+            return label.bare(text)
+        except ParseError:
+            return number(text, truncated)
+
+    return read
+
+
+def _members(element: Any) -> list[Any]:
+    """The types of a union, or the type itself."""
+    plain = plain_type(element)
+    return [plain_type(part) for part in get_args(plain)] if is_union(plain) else [plain]
+
+
+def _labels(kind: Any) -> list[tuple[str, Any]]:
+    """What stands for each value. None, and a bool, have several names."""
+    if kind is type(None):
+        return [("null", None), ("none", None)]
+    if kind is bool:
+        return [("yes", True), ("no", False), ("true", True), ("false", False)]
+    if get_origin(kind) is Literal:
+        return [label for value in get_args(kind) for label in _labels_of(value)]
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        values = [(str(member.value), member) for member in kind]
+        taken = {label.casefold() for label, _ in values}
+        names = [(member.name, member) for member in kind if member.name.casefold() not in taken]
+        return values + names
+    return []
+
+
+def _labels_of(value: Any) -> list[tuple[str, Any]]:
+    """The names of one value of a `Literal`."""
+    if value is None or isinstance(value, bool):
+        return [(label, named) for label, named in _labels(type(value)) if named is value]
+    return [(str(value.value if isinstance(value, enum.Enum) else value), value)]
+
+
+def _json_stream_reader(element: Any) -> Reader[Any]:
+    schema = schema_of(element)
+    fields = _fields(schema)
+    if fields is not None and isinstance(element, type):
+        # A pydantic model may take its fields by their own names besides their aliases.
+        fields |= frozenset(getattr(element, "model_fields", ()))
+    wrapper = next(name for name in _WRAPPERS if fields is None or name not in fields)
+    starts = _starts(schema)
+
+    def new() -> Cutter[Any]:
+        cutter = JsonItems(starts=starts, fields=fields, wrapper=wrapper)
+        return _Decoded(cutter, element)
+
+    name = name_of(element)
+    return Reader(
+        f"a stream of {name} as JSON", _wrapped(wrapper, {"type": "array", "items": schema}), new
+    )
+
+
+def _json_reader(element: Any) -> Reader[Any]:
+    schema = schema_of(element)
+    starts = _starts(schema)
+    root: Schema | None = schema
+    if schema.get("type") != "object":
+        wrapper = "items" if starts == ARRAY else "value"
+        root = _wrapped(wrapper, schema) if schema else None
+    name = f"{name_of(element)} as JSON"
+    if starts == OBJECT:
+        return Reader(name, root, lambda: _Decoded(JsonWhole(), element))
+
+    def read(text: str, truncated: bool = False) -> Any:
+        return _read_whole(element, text, truncated)
+
+    return Reader(name, root, lambda: Choice(read))
+
+
+def _read_whole(element: Any, text: str, truncated: bool) -> Any:
+    """A value that is no struct: bare, in a fence or prose, or alone in an object around it."""
+    failed: ParseError | None = None
+    if not truncated:
+        try:
+            return decode(element, text.strip())
+        except ParseError as error:
+            failed = error
+    while True:
+        cutter = JsonWhole(starts=OBJECT + ARRAY)
+        found = cutter.feed(text) or cutter.finish(truncated)
+        if not found:
+            raise failed or cutter.error or ParseError(f"Nothing in {text!r}", text=text)
+        for candidate in _unwrapped(found[0]):
+            try:
+                return decode(element, candidate)
+            except ParseError as error:
+                failed = error
+        text = text[cutter.settled :]
+
+
+def _unwrapped(written: str) -> Iterator[str]:
+    """The JSON itself; and what it holds, if it is an object around one value or one array."""
+    yield written
+    try:
+        value = parse(written)
+    except ValueError:
+        return
+    if isinstance(value, dict):
+        arrays = [member for member in value.values() if isinstance(member, list)]
+        held = arrays if len(arrays) == 1 else list(value.values())
+        if len(held) == 1:
+            yield json.dumps(held[0])
+
+
+def _wrapped(name: str, schema: Schema) -> Schema:
+    """The schema of an object with this one member."""
+    member = {key: value for key, value in schema.items() if key != "$defs"}
+    defs = schema.get("$defs") or schema.get("items", {}).get("$defs")
+    if "items" in member:
+        member["items"] = {k: v for k, v in member["items"].items() if k != "$defs"}
+    root: Schema = {
+        "type": "object",
+        "properties": {name: member},
+        "required": [name],
+        "additionalProperties": False,
+    }
+    return {**root, "$defs": defs} if defs else root
+
+
+def _resolved(schema: Schema, root: Schema) -> list[Schema]:
+    """The alternatives of a schema, without references."""
+    if "$ref" in schema:
+        return _resolved(root["$defs"][schema["$ref"].rsplit("/", 1)[-1]], root)
+    if "anyOf" in schema:
+        return [each for part in schema["anyOf"] for each in _resolved(part, root)]
+    return [schema]
+
+
+def _fields(schema: Schema) -> frozenset[str] | None:
+    """The names that an item has, if it is an object and they are known."""
+    alternatives = [each for each in _resolved(schema, schema) if each.get("type") == "object"]
+    if not alternatives or any("properties" not in each for each in alternatives):
+        return None
+    return frozenset(name for each in alternatives for name in each["properties"])
+
+
+def _starts(schema: Schema) -> str:
+    """With which characters the JSON of a value may begin."""
+    starts = ""
+    for each in _resolved(schema, schema):
+        kinds = {_kind(value) for value in each["enum"]} if "enum" in each else {each.get("type")}
+        starts += "".join(sorted(_STARTS.get(str(kind), _ANY) for kind in kinds))
+    return "".join(dict.fromkeys(starts))
+
+
+def _kind(value: Any) -> str:
+    return "string" if isinstance(value, str) else "null" if value is None else "integer"
+
+
+class _Decoded(Generic[T]):
+    """A cutter of JSON, with its items decoded."""
+
+    __slots__ = ("_count", "_cutter", "_element", "error", "settled")
+
+    def __init__(self, cutter: JsonItems, element: Any) -> None:
+        self.error: ParseError | None = None
+        self.settled = 0
+        self._cutter = cutter
+        self._element = element
+        self._count = 0
+
+    def feed(self, text: str) -> list[T]:
+        return [] if self.error else self._decode(self._cutter.feed(text))
+
+    def finish(self, truncated: bool = False) -> list[T]:
+        return [] if self.error else self._decode(self._cutter.finish(truncated))
+
+    def _decode(self, written: list[JsonText]) -> list[T]:
+        items: list[T] = []
+        for each in written:
+            try:
+                items.append(decode(self._element, each))
+            except ParseError as error:
+                self.error = ParseError(f"Item {self._count + 1}: {error}", text=error.text)
+                return items
+            self._count += 1
+            self.settled = each.end
+        self.error = self._cutter.error
+        return items
+
+
+class _After(Generic[T]):
+    """A cutter that keeps its first items to itself."""
+
+    __slots__ = ("_count", "_cutter")
+
+    def __init__(self, cutter: Cutter[T], count: int) -> None:
+        self._cutter = cutter
+        self._count = count
+
+    @property
+    def error(self) -> ParseError | None:
+        return self._cutter.error
+
+    @property
+    def settled(self) -> int:
+        return self._cutter.settled
+
+    def feed(self, text: str) -> list[T]:
+        return self._rest(self._cutter.feed(text))
+
+    def finish(self, truncated: bool = False) -> list[T]:
+        return self._rest(self._cutter.finish(truncated))
+
+    def _rest(self, items: list[T]) -> list[T]:
+        rest = items[self._count :]
+        self._count -= min(self._count, len(items))
+        return rest
