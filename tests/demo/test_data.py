@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from alto.core.sentences import Sentences
 from alto.demo.data import (
     Claim,
     Question,
@@ -67,6 +68,17 @@ def test_every_claim_comes_out_once_wherever_the_answer_is_cut(question: Questio
         parts = " ".join(words[:cut]), " ".join(words[cut:])
         assert [claim for part in parts for claim in claims_of(part)] == expected
     assert claims_of(question.answer) == expected
+
+
+@EVERY_QUESTION
+def test_every_claim_comes_out_once_when_the_answer_is_cut_as_it_streams(
+    question: Question,
+) -> None:
+    cutter = Sentences()
+    sentences = [item for letter in question.answer for item in cutter.feed(letter)]
+    sentences += cutter.finish()
+    expected = [claim.text for claim in question.claims]
+    assert [claim for sentence in sentences for claim in claims_of(sentence)] == expected
 
 
 def test_a_sentence_may_be_quoted_spaced_and_spelled_in_capitals() -> None:

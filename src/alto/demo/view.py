@@ -216,7 +216,8 @@ class Screen:
     """Shows one request from its beginning to its end; used as a context manager.
 
     Tell it of each event with `see`, and call `draw` now and then: the clock moves also when
-    nothing happens. `clock` gives the seconds since the request began.
+    nothing happens. `clock` gives the seconds since the request began. The board is the screen's
+    to fill.
     """
 
     def __init__(self, console: Console, board: Board, clock: Callable[[], float]) -> None:
