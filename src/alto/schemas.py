@@ -87,7 +87,8 @@ def decode(tp: Any, text: str | bytes) -> Any:
     """The value that the JSON says. Trailing commas and raw line breaks in strings are forgiven."""
     codec = _codec(tp)
     try:
-        return codec.decode(text)
+        # msgspec takes no subclass of `str`.
+        return codec.decode(str.__str__(text) if isinstance(text, str) else text)
     except _REFUSALS:
         written = text if isinstance(text, str) else text.decode(errors="replace")
     try:

@@ -143,7 +143,7 @@ def _choice_reader(element: Any, stream: bool) -> Reader[Any]:
         return Reader(f"one {name}", schema, lambda: Choice(read))
     return Reader(
         f"a stream of {name}",
-        _wrapped("items", {"type": "array", "items": schema}),
+        _wrapped("items", schema, many=True),
         lambda: ScalarItems(read, read_line, expected=name),
     )
 
@@ -222,9 +222,7 @@ def _json_stream_reader(element: Any) -> Reader[Any]:
         return _Decoded(cutter, element)
 
     name = name_of(element)
-    return Reader(
-        f"a stream of {name} as JSON", _wrapped(wrapper, {"type": "array", "items": schema}), new
-    )
+    return Reader(f"a stream of {name} as JSON", _wrapped(wrapper, schema, many=True), new)
 
 
 def _json_reader(element: Any) -> Reader[Any]:
@@ -279,19 +277,16 @@ def _unwrapped(written: str) -> Iterator[str]:
             yield json.dumps(held[0])
 
 
-def _wrapped(name: str, schema: Schema) -> Schema:
-    """The schema of an object with this one member."""
+def _wrapped(name: str, schema: Schema, *, many: bool = False) -> Schema:
+    """The schema of an object with this one member: a value, or an array of them."""
     member = {key: value for key, value in schema.items() if key != "$defs"}
-    defs = schema.get("$defs") or schema.get("items", {}).get("$defs")
-    if "items" in member:
-        member["items"] = {k: v for k, v in member["items"].items() if k != "$defs"}
     root: Schema = {
         "type": "object",
-        "properties": {name: member},
+        "properties": {name: {"type": "array", "items": member} if many else member},
         "required": [name],
         "additionalProperties": False,
     }
-    return {**root, "$defs": defs} if defs else root
+    return {**root, "$defs": schema["$defs"]} if "$defs" in schema else root
 
 
 def _resolved(schema: Schema, root: Schema) -> list[Schema]:
