@@ -13,6 +13,8 @@ from __future__ import annotations
 
 _FADE = 0.97
 """What an observation keeps of its weight at each later one: about 30 of them count."""
+_PRIOR = 0.25
+"""The weight of each of the two points by which a prior holds a line's shape."""
 
 
 class Line:
@@ -30,7 +32,7 @@ class Line:
         self.slope = slope
         self._prior = (intercept, slope)
         self._points = points
-        """Two values of x at which the prior counts as one observation each."""
+        """Two values of x at which the prior counts as an observation."""
         self._s = self._sx = self._sy = self._sxx = self._sxy = 0.0
 
     def at(self, x: float) -> float:
@@ -53,11 +55,11 @@ class Line:
         # A pinch of the prior keeps the scale positive when all measured times are zero.
         scale = (self._sy + 0.01 * base + 1e-9) / (seen + 0.01 * base + 1e-9)
         y_first, y_second = (scale * (base + rise * x) for x in self._points)
-        s = self._s + 2.0
-        sx = self._sx + first + second
-        sy = self._sy + y_first + y_second
-        sxx = self._sxx + first * first + second * second
-        sxy = self._sxy + first * y_first + second * y_second
+        s = self._s + _PRIOR * 2.0
+        sx = self._sx + _PRIOR * (first + second)
+        sy = self._sy + _PRIOR * (y_first + y_second)
+        sxx = self._sxx + _PRIOR * (first * first + second * second)
+        sxy = self._sxy + _PRIOR * (first * y_first + second * y_second)
         slope = (s * sxy - sx * sy) / (s * sxx - sx * sx)
         intercept = (sy - slope * sx) / s
         if slope < 0:

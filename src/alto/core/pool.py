@@ -239,8 +239,7 @@ class CallPool:
         if usage is not None and usage.completion_tokens:
             tokens = float(usage.completion_tokens)
         cached = usage.cached_tokens if usage is not None else None
-        replica = self.replicas[event.replica]
-        replica.finish(sent, tokens, cached, now)
+        self.replicas[event.replica].finish(sent, tokens, usage, now)
         self._end_try(flight, sent, now)
         if usage is not None:
             self._learn_from(usage, flight, sent, event.chars)
@@ -330,6 +329,13 @@ class CallPool:
             if not free:
                 return
             heappop(queue)
+            if len(free) < len(self.replicas) and flight.prompt.blocks:
+                prompt = flight.prompt
+                free = [
+                    one
+                    for one in self.replicas
+                    if one in free or one.takes_warm(prompt.blocks, prompt.size, now)
+                ]
             if flight.tried:
                 untried = [one for one in free if not flight.tried >> one.replica & 1]
                 free = untried or free

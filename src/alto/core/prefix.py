@@ -181,7 +181,7 @@ class PrefixIndex:
         if promised < _STEP_BYTES:
             return
         if found < promised / 2:
-            self.bytes_max = max(self.bytes_min, int(min(self.bytes_max, self.size) * 0.9))
+            self.bytes_max = max(self.bytes_min, int(min(self.bytes_max, self.size) * 0.97))
             self._evict()
         else:
             self.bytes_max = min(self.bytes_top, self.bytes_max + (self.bytes_max >> 8))

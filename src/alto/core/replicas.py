@@ -26,9 +26,12 @@ from dataclasses import dataclass
 from random import Random
 
 from ..errors import EngineError
+from .calls import Usage
 from .learning import Line
 from .prefix import PrefixIndex, matched_bytes
 from .scheduling import Candidate, Facts, ReplicaId
+
+WARM_ROOM = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +91,7 @@ class Try:
     area_at: float = 0.0
     read_at: float = 0.0
     began_at: float | None = None
+    late: bool = False
 
 
 class ReplicaState:
@@ -127,13 +131,24 @@ class ReplicaState:
 
     def takes(self, now: float) -> bool:
         """Would one more call be started on soon?"""
+        return self.prefill_tokens < self.prefill_limit and self._serves(now)
+
+    def takes_warm(self, blocks: Sequence[int], size: int, now: float) -> bool:
+        """Would it take a call of which it knows most of the prompt?
+
+        Such calls may fill up to `WARM_ROOM` times the room for prompts. To keep them out while
+        others are let in elsewhere is to read their prompts twice.
+        """
+        return (
+            self.prefill_tokens < WARM_ROOM * self.prefill_limit
+            and self._serves(now)
+            and 2 * matched_bytes(self.prefix.match(blocks)) >= size
+        )
+
+    def _serves(self, now: float) -> bool:
         if self.open_until is not None and (self._probing or now < self.open_until):
             return False
-        return (
-            now >= self.hold_until
-            and self.sequences < int(self.sequences_limit)
-            and self.prefill_tokens < self.prefill_limit
-        )
+        return now >= self.hold_until and self.sequences < int(self.sequences_limit)
 
     @property
     def prefill_limit(self) -> float:
@@ -189,7 +204,7 @@ class ReplicaState:
         """Its first piece of text came."""
         self._pass(now)
         sent.began_at = now
-        self.prefill_tokens = self._less(sent.uncached_tokens)
+        self.prefill_tokens = max(0.0, self.prefill_tokens - sent.uncached_tokens)
         self._read += sent.uncached_tokens
         sent.area_at, sent.read_at = self._area, self._read
         if sent.probe:
@@ -197,25 +212,38 @@ class ReplicaState:
             self._probing = False
             self.open_until = None
             self.failures = self.limits.failures_max - 1
-        self._learn_first(sent, now)
+        self._judge_first(sent, now)
 
     def leave(self, sent: Try, now: float) -> None:
         """The try is over, whatever the reason."""
         self._pass(now)
         self.sequences -= 1
+        if not self.sequences:
+            self.prefill_tokens = 0.0  # sums of floats drift
         if sent.began_at is None:
-            self.prefill_tokens = self._less(sent.uncached_tokens)
+            self.prefill_tokens = max(0.0, self.prefill_tokens - sent.uncached_tokens)
             if sent.probe:
                 self._probing = False
 
-    def finish(self, sent: Try, tokens: float, cached_tokens: int | None, now: float) -> None:
+    def finish(self, sent: Try, tokens: float, usage: Usage | None, now: float) -> None:
         """The try wrote its whole text. Call `leave` too."""
         self._pass(now)
         self.failures = self.openings = 0
-        if cached_tokens:
+        if usage is not None and usage.cached_tokens:
             self.reports_cache = True
-        if sent.began_at is not None and tokens >= 4:
-            self._learn_step(sent, tokens, now)
+        if sent.began_at is not None:
+            uncached = sent.uncached_tokens
+            if usage is not None and self.reports_cache and usage.prompt_tokens:
+                # What was really read, not what was thought: a cache colder than expected must
+                # not pass for a slow replica.
+                uncached = max(1.0, usage.prompt_tokens - usage.cached_tokens)
+            self.first.observe(
+                sent.ahead_tokens + uncached,
+                sent.began_at - sent.sent_at,
+                0.05 if sent.late else 1.0,
+            )
+            if tokens >= 4:
+                self._learn_step(sent, tokens, now)
 
     def corrected(self, sent: Try, found_bytes: float) -> None:
         """The engine said how much of the prompt it had."""
@@ -251,14 +279,15 @@ class ReplicaState:
 
     # --- What is learned
 
-    def _learn_first(self, sent: Try, now: float) -> None:
-        """The time to first text: speed, or the sign of a queue behind the replica's door."""
-        x = sent.ahead_tokens + sent.uncached_tokens
+    def _judge_first(self, sent: Try, now: float) -> None:
+        """Is the first piece of text late? A queue behind the replica's door would explain it.
+
+        A single late one teaches little about speed; if all are late, it is the speed after all.
+        """
         y = now - sent.sent_at
-        late = sent.sequences > 0 and y > 4.0 * self.first.at(x) and y > 0.25
-        # A single late one tells of a queue; if all are, it is the speed after all.
-        self.first.observe(x, y, 0.05 if late else 1.0)
-        if late:
+        expected = self.first.at(sent.ahead_tokens + sent.uncached_tokens)
+        sent.late = sent.sequences > 0 and y > 4.0 * expected and y > 0.25
+        if sent.late:
             self._cut(sent.sent_at, sent.sequences, now)
         elif sent.sequences + 1 >= self.sequences_limit / 2:
             rise = 1.0 if self._slow_start else 1.0 / self.sequences_limit
@@ -285,10 +314,6 @@ class ReplicaState:
     def _pass(self, now: float) -> None:
         self._area += self.sequences * (now - self._changed_at)
         self._changed_at = now
-
-    def _less(self, tokens: float) -> float:
-        """Sums of floats drift; nothing waits when nothing runs."""
-        return max(0.0, self.prefill_tokens - tokens) if self.sequences else 0.0
 
 
 def _wish(error: EngineError) -> float:
