@@ -7,6 +7,7 @@ that function, so it can be unit-tested without ALTO.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import re
@@ -17,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from .annotations import LISTS, Unresolved, hints_of, stream_element, strip, type_name
 from .core.graph import Default, Rules
-from .errors import GraphError
+from .errors import DeadlineExceeded, GraphError
 
 if TYPE_CHECKING:
-    from .pipeline import Recorder
+    from .recorder import Recorder
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,17 +32,18 @@ _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h)\s*")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def seconds(value: float | str | None, what: str) -> float | None:
+def seconds(value: float | str | None, what: str, *, needed: bool = False) -> float | None:
     """A duration in seconds from a number or a text such as `"5ms"`, `"2s"`, `"1m"`."""
-    if value is None:
+    if value is None and not needed:
         return None
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value)
-        if match is None:
-            raise GraphError(f"{what}: got {value!r}, expected seconds or a text like '5ms' or '2s'.")
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is not None:
         return float(match[1]) * _UNITS[match[2]]
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-        raise GraphError(f"{what}: got {value!r}, expected a number of seconds, 0 or more.")
+    if isinstance(value, bool | str) or not isinstance(value, int | float) or value < 0:
+        raise GraphError(
+            f"{what} is {value!r}, expected a number of seconds, 0 or more, or a text like '5ms' "
+            "or '2s'."
+        )
     return float(value)
 
 
@@ -74,19 +76,23 @@ class Stage(Generic[P, R]):
     ) -> None:
         functools.update_wrapper(self, function, updated=())
         self.function = function
-        self.name: str = name or getattr(function, "__name__", type(function).__name__)
         self.is_class = inspect.isclass(function)
-        target = function.__call__ if self.is_class else function  # type: ignore[operator]
+        self.name: str = name or _name_of(function)
+        target = _target(self.name, function)
         self.target: Callable[..., Any] = target
-        self.signature = _signature(function, target, self.is_class)
+        self.signature = _signature(function, target)
         self.hints = hints_of(target, frame_locals)
+        # Kept only while a name is missing: the locals of a frame hold more than types.
+        self._names = frame_locals if self._unsettled() else None
         if returns is not None:
             self.hints["return"] = returns
         self.is_async = inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target)
-        self.is_generator = inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)
+        self.is_generator = inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(
+            target
+        )
         self.instances = _whole(f"stage {self.name}: instances", instances, 1)
         self.batch = None if batch is None else _whole(f"stage {self.name}: batch", batch, 1)
-        self.max_wait = seconds(max_wait, f"stage {self.name}: max_wait") or 0.0
+        self.max_wait = seconds(max_wait, f"stage {self.name}: max_wait", needed=True) or 0.0
         self.max_concurrency = (
             None
             if max_concurrency is None
@@ -95,12 +101,17 @@ class Stage(Generic[P, R]):
         if self.max_concurrency is None and self.is_class and not self.is_async:
             self.max_concurrency = 1
         self.retry_on = _exceptions(self.name, retry_on)
-        self.rules = _rules(self.name, retries, backoff, on_error, timeout, delivery)
+        self.rules = _rules(self.name, retries, backoff, on_error, timeout, delivery, self.retry_on)
         self.options: dict[str, Any] = {}
 
     @property
+    def retry_on_timeout(self) -> bool:
+        """Whether `retry_on` covers an attempt that ran out of time."""
+        return issubclass(DeadlineExceeded, self.retry_on)
+
+    @property
     def returns(self) -> Any:
-        """The return annotation as written (`Unresolved`, or missing: `inspect.Signature.empty`)."""
+        """The return annotation as written; `inspect.Signature.empty` when there is none."""
         return self.hints.get("return", inspect.Signature.empty)
 
     @property
@@ -123,7 +134,21 @@ class Stage(Generic[P, R]):
         recorder = recording.get()
         if recorder is not None:
             return recorder.use(self, args, kwargs)
-        return self.function(*args, **kwargs)  # type: ignore[call-arg]
+        return self.function(*args, **kwargs)
+
+    def settle(self, names: dict[str, Any] | None) -> None:
+        """Look again for names that were not defined yet when the stage was."""
+        if not self._unsettled():
+            return
+        again = hints_of(self.target, {**(self._names or {}), **(names or {})})
+        for name, hint in self.hints.items():
+            if isinstance(hint, Unresolved):
+                self.hints[name] = again[name]
+        if not self._unsettled():
+            self._names = None
+
+    def _unsettled(self) -> bool:
+        return any(isinstance(hint, Unresolved) for hint in self.hints.values())
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name}>"
@@ -159,8 +184,14 @@ class LM(Stage[P, R]):
                 f"stage {self.name}: batch={self.batch} on an @lm stage. LM servers batch calls "
                 "themselves; leave it out."
             )
-        if self.is_class:
-            raise GraphError(f"stage {self.name}: @lm on a class. Decorate a function.")
+        if self.is_class or self.is_generator:
+            what = "class" if self.is_class else "generator"
+            raise GraphError(
+                f"stage {self.name}: @lm on a {what}, expected a function that returns the prompt. "
+                "Its return annotation says how the LM's text is read."
+            )
+        if max_tokens is not None:
+            _whole(f"stage {self.name}: max_tokens", max_tokens, 1)
         self.max_tokens = max_tokens
         self.temperature = temperature
         self.stop: tuple[str, ...] = (stop,) if isinstance(stop, str) else tuple(stop)
@@ -179,13 +210,32 @@ def batch_element(annotation: Any, default: Any = None) -> Any:
     return default
 
 
-def _signature(function: Any, target: Any, is_class: bool) -> inspect.Signature:
-    if is_class and "__call__" not in dir(function):
-        raise GraphError(f"stage {function.__name__}: a class needs a __call__ method to be a stage.")
-    signature = inspect.signature(target)
-    if is_class:
-        parameters = list(signature.parameters.values())[1:]
-        signature = signature.replace(parameters=parameters)
+def _name_of(function: Any) -> str:
+    function = function.func if isinstance(function, functools.partial) else function
+    return getattr(function, "__name__", None) or type(function).__name__
+
+
+def _target(name: str, function: Any) -> Callable[..., Any]:
+    """What runs for an item: the function itself, or the `__call__` of a class or an object."""
+    if inspect.isclass(function):
+        if "__call__" not in dir(function):
+            raise GraphError(f"stage {name}: a class needs a __call__ method to be a stage.")
+        return function.__call__
+    if not callable(function) or isinstance(function, Stage):
+        raise GraphError(
+            f"stage {name}: got {function!r}, expected a function, a generator or a class with "
+            "__call__. Options go by name: @stage(retries=2)."
+        )
+    if inspect.isroutine(function) or isinstance(function, functools.partial):
+        return function
+    return function.__call__  # type: ignore[no-any-return]
+
+
+def _signature(function: Any, target: Any) -> inspect.Signature:
+    """The parameters that a pipeline gives: `self` of a class is not among them."""
+    signature = inspect.signature(target if inspect.isclass(function) else function)
+    if inspect.isclass(function):
+        signature = signature.replace(parameters=list(signature.parameters.values())[1:])
     return signature
 
 
@@ -213,6 +263,7 @@ def _rules(
     on_error: str | Default,
     timeout: float | str | None,
     delivery: str,
+    retry_on: tuple[type[BaseException], ...],
 ) -> Rules:
     if not isinstance(on_error, Default) and on_error not in ("fail", "drop"):
         raise GraphError(
@@ -224,10 +275,11 @@ def _rules(
         )
     return Rules(
         retries=_whole(f"stage {name}: retries", retries, 0),
-        backoff_s=seconds(backoff, f"stage {name}: backoff") or 0.0,
+        backoff_s=seconds(backoff, f"stage {name}: backoff", needed=True) or 0.0,
         timeout=seconds(timeout, f"stage {name}: timeout"),
         on_error=on_error,
         committed=delivery == "committed",
+        retry_timeout=issubclass(DeadlineExceeded, retry_on),
     )
 
 
@@ -265,9 +317,10 @@ def stage(function: Any = None, /, **options: Any) -> Any:
         timeout: the time of one attempt, not counting the wait for a free place.
         delivery: "committed" holds outputs back until this attempt and all above it have closed.
     """
-    frame_locals = _caller_locals()
+    frame_locals = caller_locals()
     if function is not None:
         return Stage(function, frame_locals=frame_locals)
+    _known("stage", options, Stage)
     return lambda inner: Stage(inner, frame_locals=frame_locals, **options)
 
 
@@ -307,13 +360,27 @@ def lm(function: Any = None, /, **options: Any) -> Any:
         extra: further fields of the request's body.
         name, max_concurrency, retries, retry_on, backoff, on_error, timeout, delivery: as `stage`.
     """
-    frame_locals = _caller_locals()
+    frame_locals = caller_locals()
     if function is not None:
         return LM(function, frame_locals=frame_locals)
+    _known("lm", options, LM, Stage)
     return lambda inner: LM(inner, frame_locals=frame_locals, **options)
 
 
-def _caller_locals() -> dict[str, Any] | None:
+def _known(what: str, options: Mapping[str, Any], *kinds: type) -> None:
+    known = {name for kind in kinds for name in inspect.signature(kind).parameters}
+    known -= {"function", "frame_locals", "options"} | ({"returns"} if what == "stage" else set())
+    for option in options:
+        if option not in known:
+            near = difflib.get_close_matches(option, sorted(known), 1)
+            hint = (
+                f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(sorted(known))}."
+            )
+            of = f" {options['name']}" if "name" in options else ""
+            raise GraphError(f"{what}{of}: there is no option {option!r}. {hint}")
+
+
+def caller_locals() -> dict[str, Any] | None:
     """The names local to where a decorator stands: annotations may refer to them."""
     frame = sys._getframe(2)
     return None if frame.f_locals is frame.f_globals else dict(frame.f_locals)

@@ -67,6 +67,7 @@ class Rules:
     timeout: float | None = None
     on_error: str | Default = "fail"
     committed: bool = False
+    retry_timeout: bool = True  # an attempt that took too long may be tried again
 
 
 @dataclass(eq=False, slots=True)
@@ -86,6 +87,7 @@ class Level:
     outputs_below: bool = False  # an output lies on this level or below
     retained: bool = False  # nodes may be needed again by a re-run
     first_slots: list[Any] = field(default_factory=list)  # template of a node's values
+    walkers: list[Gather | Output] = field(default_factory=list)  # walks that lead through here
 
     def chain(self) -> list[Level]:
         """This level and its ancestors, the root first."""
@@ -224,7 +226,7 @@ class Graph:
             output.steps = walk(self.root, output.flow.level)
             for level in output.flow.level.chain():
                 level.outputs_below = True
-            _oblige(output.steps)
+            _oblige(output.steps, output)
         self._find_reruns()
         for flow in self.flows:
             flow.watched = bool(
@@ -257,16 +259,23 @@ class Graph:
             use.rerun = provisional or any(index in changing for index in above)
             if use.rerun:
                 changing.add(use.index)
-            use.hold = use.session and (
-                use.rules.retries > 0 or any(index in changing for index in above)
+            use.hold = bool(use.gathers) and (
+                (use.session and use.rules.retries > 0) or any(index in changing for index in above)
             )
-        for level in self.levels:
-            opener = level.opener
-            level.retained = opener is not None and (
-                opener.rerun
-                or any(self.uses[index].rerun for index in opener.upstream)
-                or (level.parent is not None and level.parent.retained)
-            )
+        for use in self.uses:
+            if use.rerun or (use.session and use.rules.retries > 0):
+                for level in self.levels:
+                    if level.is_under(use.level) or use.level.is_under(level):
+                        level.retained = True
+                for gather in use.gathers:
+                    _retain(gather.steps)
+
+
+def _retain(steps: tuple[Step, ...]) -> None:
+    for step in steps:
+        step.level.retained = True
+        for _, source in step.sources:
+            _retain(source)
 
 
 def sources_of(use: Use) -> Iterable[Flow]:
@@ -304,7 +313,7 @@ def _compile_use(use: Use) -> None:
         if gather.mode is Mode.COMPLETED:
             gather.flow.completed_by.append(gather)
         gather.steps = walk(use.level, gather.flow.level)
-        _oblige(gather.steps)
+        _oblige(gather.steps, gather)
         use.session = use.session or gather.mode is not Mode.LIST
         use.lists = use.lists or gather.mode is Mode.LIST
 
@@ -325,9 +334,10 @@ def walk(top: Level, bottom: Level) -> tuple[Step, ...]:
     return tuple(reversed(steps))
 
 
-def _oblige(steps: tuple[Step, ...]) -> None:
+def _oblige(steps: tuple[Step, ...], walker: Gather | Output) -> None:
     """A walk must pass each node that it meets before that node is spent."""
     for step in steps:
         step.level.obligations += 1
+        step.level.walkers.append(walker)
         for _, source in step.sources:
-            _oblige(source)
+            _oblige(source, walker)

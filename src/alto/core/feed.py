@@ -1,0 +1,264 @@
+"""A walk over the tree in path order, and what is read from it.
+
+A `Cursor` walks from a node down to every item of one flow below it, depth first. It is the whole
+gather buffer: what has been produced waits in the tree, and "the head that is waited for" is where
+the cursor stands. Reading n items costs O(n) whatever the order in which they were finished.
+
+A `Feed` is one reader: a gathered argument of an invocation, or an output of the pipeline. It owns
+a cursor and knows what to do when the cursor can move: wake a session, fill a list, pass items on,
+or, when its reader has lost interest, just let them pass so that their nodes can be freed.
+
+`AsCompleted` reads a queue of finished nodes; its cursor only tells when everything is known.
+
+Always true:
+    F1  a feed that waits is registered with the scope or node that its cursor stands at
+    F2  a node is left once by each cursor that walks through it
+    F3  what a feed has given and may have to justify after a re-run is in `given`, in that order
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from .graph import Gather, Mode, Output, Step
+from .scope import ABSENT, PENDING, Failed, Node
+
+if TYPE_CHECKING:
+    from .execution import Execution, Invocation
+
+
+class Signal(Enum):
+    """What a cursor or a pull answers when there is no item."""
+
+    WAIT = "wait"
+    END = "end"
+
+
+WAIT = Signal.WAIT
+END = Signal.END
+
+
+class Forgotten(Exception):
+    """A walk met an item that was freed because `replay_bytes` were used up."""
+
+
+class Cursor:
+    """One walk. `advance` tells what is at the current place; `leave` moves past it."""
+
+    __slots__ = ("depth", "feed", "index", "last", "nodes", "slot", "steps", "subs")
+
+    def __init__(self, feed: Feed, top: Node, steps: tuple[Step, ...], slot: int) -> None:
+        self.feed = feed
+        self.steps = steps
+        self.slot = slot
+        self.last = len(steps)
+        self.depth = 0
+        self.nodes: list[Node] = [top]
+        self.index: list[int] = [0]
+        self.subs: dict[int, Cursor] | None = None
+
+    def advance(self) -> Node | Failed | Signal:
+        """The node of the next item that has a value; WAIT (registered to be told); END; or the
+        failure that stands in the way."""
+        nodes, index = self.nodes, self.index
+        while True:
+            depth = self.depth
+            if depth < 0:
+                return END
+            node = nodes[depth]
+            if depth == self.last:
+                value = node.vals[self.slot]
+                if value is PENDING:
+                    node.wait(self.feed)
+                    return WAIT
+                if value is ABSENT:
+                    self.leave()
+                    continue
+                return value if type(value) is Failed else node
+            step = self.steps[depth]
+            if step.merge is not None:
+                child = self._advance_merge(node, step)
+                if child is None:
+                    self.leave()
+                    continue
+                if not isinstance(child, Node):
+                    return child
+            else:
+                scope = node.scope(step.level)
+                position = index[depth]
+                if position >= len(scope.children):
+                    if not scope.closed:
+                        if not scope.waiters or scope.waiters[-1] is not self.feed:
+                            scope.waiters.append(self.feed)
+                        return WAIT
+                    if scope.failed is not None:
+                        return scope.failed
+                    self.leave()
+                    continue
+                found = scope.children[position]
+                if found is None:
+                    raise Forgotten
+                child = found
+            nodes.append(child)
+            index.append(0)
+            self.depth = depth + 1
+
+    def _advance_merge(self, node: Node, step: Step) -> Node | Failed | Signal | None:
+        """The next node below a merge; None when its last argument is at its end."""
+        depth = self.depth
+        if self.subs is None:
+            self.subs = {}
+        while True:
+            sub = self.subs.get(depth)
+            if sub is None:
+                if self.index[depth] == len(step.sources):
+                    return None
+                flow, steps = step.sources[self.index[depth]]
+                sub = self.subs[depth] = Cursor(self.feed, node, steps, flow.slot)
+            found = sub.advance()
+            if found is END:
+                del self.subs[depth]
+                self.index[depth] += 1
+                continue
+            if isinstance(found, Node):
+                assert found.merged is not None and step.merge is not None
+                return found.merged[step.merge.index]
+            return found
+
+    def leave(self) -> None:
+        """Move past the current place; its node has one obligation less."""
+        depth = self.depth
+        if depth == 0:
+            self.depth = -1
+            return
+        node = self.nodes.pop()
+        self.index.pop()
+        depth = self.depth = depth - 1
+        if self.steps[depth].merge is not None:
+            assert self.subs is not None
+            self.subs[depth].leave()
+        else:
+            self.index[depth] += 1
+        node.open -= 1
+        if node.open == 0:
+            self.feed.execution.spend(node)
+
+
+class Feed:
+    """One reader of a flow, below `node`. `source` is the gathered argument or the output."""
+
+    __slots__ = (
+        "cursor",
+        "ended",
+        "execution",
+        "given",
+        "hold",
+        "hungry",
+        "invocation",
+        "lost",
+        "node",
+        "queue",
+        "queued",
+        "slot",
+        "source",
+        "values",
+    )
+
+    def __init__(
+        self, execution: Execution, node: Node, source: Gather | Output, hold: bool
+    ) -> None:
+        self.execution = execution
+        self.node = node
+        self.source = source
+        self.slot = source.flow.slot
+        self.hold = hold
+        self.cursor = Cursor(self, node, source.steps, self.slot)
+        self.invocation: Invocation | None = None
+        self.values: list[Any] = []  # of a list, or of an output
+        self.given: list[tuple[Node, Any]] = []
+        completed = isinstance(source, Gather) and source.mode is Mode.COMPLETED
+        self.queue: deque[Node] | None = deque() if completed else None
+        self.queued = 0  # taken from the queue, not yet passed by the cursor
+        self.hungry = False
+        self.ended = False
+        self.lost = False
+
+    def reset(self) -> None:
+        """Start over from the first item."""
+        self.cursor = Cursor(self, self.node, self.source.steps, self.slot)
+        self.values = []
+        self.ended = False
+        self.hungry = False
+        self.queued = 0
+
+    def pull(self) -> Any:
+        """The next value for a session, END, WAIT (the feed is hungry then), or a `Failed`."""
+        if self.ended:
+            return END
+        if self.queue is not None:
+            return self._pull_completed(self.queue)
+        cursor = self.cursor
+        found = cursor.advance()
+        if found.__class__ is Node:
+            value = found.vals[self.slot]  # type: ignore[union-attr]
+            if self.hold:
+                self.given.append((found, value))  # type: ignore[arg-type]
+            cursor.leave()
+            return value
+        return self._no_item(found)
+
+    def _pull_completed(self, queue: deque[Node]) -> Any:
+        while queue:
+            node = queue.popleft()
+            value = node.vals[self.slot]
+            if node.dead or value is ABSENT or value is PENDING:
+                continue
+            if type(value) is Failed:
+                return value
+            if self.hold:
+                self.given.append((node, value))
+            self.queued += 1
+            if isinstance(self.cursor.advance(), Node) and self.queued:
+                self.queued -= 1
+                self.cursor.leave()
+            return value
+        found: Any
+        while isinstance(found := self.cursor.advance(), Node):
+            self.cursor.leave()
+        self.queued = 0
+        return self._no_item(found)
+
+    def _no_item(self, found: Any) -> Any:
+        if found is END:
+            self.ended = True
+        elif found is WAIT:
+            self.hungry = True
+            self.execution.starve(self)
+        return found
+
+    def fill(self) -> Any:
+        """Take all that is there into `values`; answers WAIT, END or a `Failed`."""
+        cursor, slot = self.cursor, self.slot
+        while (found := cursor.advance()).__class__ is Node:
+            value = found.vals[slot]  # type: ignore[union-attr]
+            self.values.append(value)
+            if self.hold:
+                self.given.append((found, value))  # type: ignore[arg-type]
+            cursor.leave()
+        if found is END:
+            self.ended = True
+        elif found is WAIT:
+            self.hungry = True
+            self.execution.starve(self)
+        return found
+
+    def skip(self) -> bool:
+        """Let pass what is there, for a reader that has lost interest. True at the end."""
+        cursor = self.cursor
+        while (found := cursor.advance()).__class__ is Node:
+            cursor.leave()
+        if found is END:
+            self.ended = True
+        return found is END or type(found) is Failed

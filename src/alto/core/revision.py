@@ -1,0 +1,416 @@
+"""When an attempt says something else than the one before it.
+
+Items are passed on while their producer still runs, so a later attempt may contradict them. A new
+attempt is compared with what the place had given: equal items (by index, as they would be encoded)
+keep everything that was derived from them. From the first difference on the old nodes die, with all
+work below them, and new ones take their place. A value that changes at a node is put to every stage
+that had taken it there, which then runs again and is compared in its turn.
+
+A reader that had read something that is no longer so starts over. Whether it had is found out by
+walking again: the items that it was given must still come in the same order from the same nodes.
+
+A client that had been given an item gets the new one at the same path as `revised`, or hears that it
+is `withdrawn`; an equal one is not given twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import interest
+from .feed import END, Cursor, Feed, Forgotten
+from .graph import Flow, Gather, Kind, Mode, Output, Use
+from .path import Path, is_under
+from .scope import ABSENT, PENDING, Failed, Node, Scope
+
+if TYPE_CHECKING:
+    from .execution import Execution, Invocation
+
+_NEVER = object()
+
+
+def put(execution: Execution, node: Node, flow: Flow, value: Any) -> None:
+    """A flow's value at a node is known, perhaps not for the first time."""
+    old = node.vals[flow.slot]
+    if old is PENDING:
+        execution.settle(node, flow, value)
+    elif not _equal(execution, old, value):
+        revise(execution, node, flow, value)
+
+
+def _equal(execution: Execution, old: Any, new: Any) -> bool:
+    if old is new:
+        return True
+    if old is ABSENT or new is ABSENT or type(old) is Failed or type(new) is Failed:
+        return False
+    return execution.same(old, new)
+
+
+def confirm(execution: Execution, scope: Scope, position: int, value: Any) -> bool:
+    """Did an earlier attempt give the same item here? If not, it and all after it die."""
+    child = scope.children[position]
+    if child is None:
+        raise Forgotten
+    assert scope.level.opener is not None
+    if _equal(execution, child.vals[scope.level.opener.out.slot], value):
+        scope.fresh = position + 1
+        return True
+    truncate(execution, scope, position)
+    return False
+
+
+def truncate(execution: Execution, scope: Scope, position: int) -> None:
+    """The children from `position` on were never so."""
+    for child in scope.children[position:]:
+        if child is None:
+            continue
+        if child.open > 0:
+            scope.live -= 1
+            scope.bytes -= child.bytes
+        kill(execution, child)
+    del scope.children[position:]
+    for walker in scope.level.walkers:
+        feed = _feed_of(execution, walker, scope.node)
+        if feed is not None:
+            review(execution, feed)
+
+
+def changed(execution: Execution, scope: Scope) -> None:
+    """A later attempt gave a further item: readers that had gone past the end look again."""
+    for walker in scope.level.walkers:
+        feed = _feed_of(execution, walker, scope.node)
+        if feed is not None and _is_past(feed, scope):
+            review(execution, feed)
+
+
+def _is_past(feed: Feed, scope: Scope) -> bool:
+    if feed.ended:
+        return True
+    if feed.queue is not None:
+        return False
+    cursor = feed.cursor
+    if cursor.depth < 0:
+        return True
+    here = cursor.nodes[cursor.depth].path
+    there = scope.node.path
+    return not is_under(here, there) and here > there
+
+
+def _feed_of(execution: Execution, walker: Gather | Output, node: Node) -> Feed | None:
+    """The feed of `walker` that walks through `node`, if there is one already."""
+    if isinstance(walker, Output):
+        for feed in execution.outputs:
+            if feed.source is walker:
+                return feed
+        return None
+    use = walker.use
+    assert use is not None
+    if not node.level.is_under(use.level):
+        return None
+    place = node.up(node.level.depth - use.level.depth)
+    return place.feeds.get(walker.slot) if place.feeds else None
+
+
+def review(execution: Execution, feed: Feed) -> None:
+    """What this feed walks over has changed: go on from the right place, or start its reader over."""
+    if feed.node.dead:
+        return
+    source = feed.source
+    if isinstance(source, Output):
+        if feed.ended:
+            execution.open_outputs += 1
+        feed.reset()
+        feed.given = []
+        execution._moves.append(feed)
+        return
+    invocation = feed.invocation
+    if invocation is None:
+        feed.reset()
+        return
+    if source.mode is Mode.LIST and invocation.state.value == "waiting":
+        feed.reset()
+        feed.given = []
+        execution._moves.append(feed)
+        return
+    if _still_so(feed):
+        execution._moves.append(feed)
+        return
+    if source.mode is Mode.LIST:
+        feed.reset()
+        feed.given = []
+    again(execution, invocation)
+
+
+def _still_so(feed: Feed) -> bool:
+    """Would a new walk give the same items again? If so the feed goes on from there."""
+    cursor = Cursor(feed, feed.node, feed.source.steps, feed.slot)
+    if feed.queue is not None:
+        if any(node.dead or node.vals[feed.slot] is not value for node, value in feed.given):
+            return False
+        if feed.ended:
+            count = 0
+            while isinstance(found := cursor.advance(), Node):
+                cursor.leave()
+                count += 1
+            if found is not END or count != len(feed.given):
+                return False
+        feed.cursor = cursor
+        feed.queued = len(feed.given)
+        return True
+    for node, value in feed.given:
+        if cursor.advance() is not node or node.vals[feed.slot] is not value:
+            return False
+        cursor.leave()
+    if feed.ended and not feed.lost and cursor.advance() is not END:
+        return False
+    feed.cursor = cursor
+    if feed.hungry:
+        feed.hungry = False
+        if feed.invocation is not None:
+            execution = feed.execution
+            execution.idle -= 1
+            found = cursor.advance()
+            if isinstance(found, Node) or found is END or isinstance(found, Failed):
+                feed.hungry = True
+                execution.idle += 1
+            else:
+                feed.hungry = True
+                execution.idle += 1
+    return True
+
+
+def again(execution: Execution, invocation: Invocation) -> None:
+    """An attempt had read what is no longer so: the next one starts from the beginning."""
+    state = invocation.state.value
+    if state in ("dead", "absent"):
+        return
+    if state == "cancelled":
+        for gather in invocation.use.gathers:
+            rewind(execution, execution._feed(gather, invocation.node))
+        return
+    was_over = state in ("done", "failed")
+    if not was_over:
+        from .execution import State
+
+        execution.stop(invocation, State.DEAD)
+    rerun = invocation.rerun
+    if was_over and not rerun:
+        execution.reruns += 1
+        rerun = True
+    execution.restart(invocation, rerun)
+
+
+def rewind(execution: Execution, feed: Feed) -> None:
+    """Let a session read from the start, in the order in which it was given its items before."""
+    source = feed.source
+    assert isinstance(source, Gather)
+    if source.mode is Mode.LIST:
+        return
+    given, feed.given = feed.given, []
+    if feed.queue is not None:
+        feed.queue.extendleft(node for node, _ in reversed(given) if not node.dead)
+    feed.reset()
+    if feed.lost:
+        feed.lost = False
+        interest.revive(execution, source.flow, feed.node)
+
+
+def revise(execution: Execution, node: Node, flow: Flow, value: Any) -> None:
+    """A settled flow changes at a node: everybody who had taken it takes it again."""
+    node.vals[flow.slot] = value
+    if node.waiters is not None:
+        execution._wake_waiters(node)
+    for use in flow.item_of:
+        for place in list(interest.nodes_under(node, use.level)):
+            _reevaluate(execution, use, place)
+    for use, position in flow.merged_by:
+        _remerge(execution, node, use, position, value)
+    for gather in flow.completed_by:
+        feed = _feed_of(execution, gather, node)
+        if feed is not None and feed.queue is not None and value is not ABSENT:
+            feed.queue.append(node)
+    for walker in flow.level.walkers:
+        if walker.flow is flow:
+            feed = _feed_of(execution, walker, node)
+            if feed is not None:
+                review(execution, feed)
+    for gather in flow.gathered_by:  # of the very node: a walk without steps
+        if not gather.steps:
+            feed = _feed_of(execution, gather, node)
+            if feed is not None:
+                review(execution, feed)
+    for output in flow.outputs:
+        if not output.steps:
+            feed = _feed_of(execution, output, node)
+            if feed is not None:
+                review(execution, feed)
+        execution._output(output, node, value)
+
+
+def _remerge(execution: Execution, node: Node, use: Use, position: int, value: Any) -> None:
+    merged = node.merged.get(use.index) if node.merged else None
+    present = value is not ABSENT and type(value) is not Failed
+    if merged is not None and not merged.dead and present:
+        revise(execution, merged, use.out, value)
+        return
+    if merged is not None:
+        kill(execution, merged)
+        assert node.merged is not None
+        del node.merged[use.index]
+    if present:
+        execution.settle(merged_node(node, use, position), use.out, value)
+    assert use.opens is not None
+    for walker in use.opens.walkers:
+        feed = _feed_of(execution, walker, node)
+        if feed is not None:
+            review(execution, feed)
+
+
+def _reevaluate(execution: Execution, use: Use, node: Node) -> None:
+    """One of a use's items changed at a node where it may have run."""
+    if use.kind is Kind.STAGE:
+        _reevaluate_stage(execution, use, node)
+        return
+    if node.vals[use.out.slot] is PENDING:
+        execution._evaluate(use, node)
+        return
+    value: Any = ABSENT
+    if use.kind is Kind.EITHER:
+        for _, flow in use.items:
+            value = node.vals[flow.slot]
+            if value is PENDING:
+                return
+            if value is not ABSENT:
+                break
+    else:
+        values = [(node.up(up) if up else node).vals[slot] for up, slot in use.lookups]
+        if any(item is PENDING for item in values):
+            return
+        failed = next((item for item in values if type(item) is Failed), None)
+        if failed is not None:
+            value = failed
+        elif not any(item is ABSENT for item in values):
+            value = execution.instant(use, node)
+    put(execution, node, use.out, value)
+
+
+def _reevaluate_stage(execution: Execution, use: Use, node: Node) -> None:
+    from .execution import State
+
+    invocation = node.invocations.get(use.slot) if node.invocations else None
+    if invocation is None or invocation.state is State.DEAD:
+        return
+    values = [(node.up(up) if up else node).vals[slot] for up, slot in use.lookups]
+    if invocation.state is State.CANCELLED and not interest.wanted(execution, use.out, node):
+        return
+    over = invocation.state in (State.DONE, State.FAILED, State.ABSENT)
+    if not over:
+        execution.stop(invocation, State.DEAD)
+    if any(value is PENDING for value in values):
+        assert node.invocations is not None
+        del node.invocations[use.slot]
+        execution._evaluate(use, node)
+        return
+    failed = next((value for value in values if type(value) is Failed), None)
+    if failed is not None:
+        execution._end_rerun(invocation)
+        execution._reached(use, node, failed, use.items[0][1])
+    elif any(value is ABSENT for value in values):
+        execution._end_rerun(invocation)
+        execution._absent(use, node)
+    else:
+        rerun = invocation.rerun
+        if over and not rerun:
+            execution.reruns += 1
+            rerun = True
+        execution.restart(invocation, rerun)
+
+
+def merged_node(node: Node, use: Use, position: int) -> Node:
+    """The node below a merge that stands for `node`, an item of its argument `position`."""
+    assert use.opens is not None
+    above = node.up(node.level.depth - use.level.depth)
+    rest = node.path[len(above.path) :]
+    merged = Node(above, (position, *rest), use.opens)
+    if node.merged is None:
+        node.merged = {}
+    node.merged[use.index] = merged
+    return merged
+
+
+def kill(execution: Execution, top: Node) -> None:
+    """A node was never so: neither was anything below it."""
+    from .execution import ACTIVE, State
+
+    stack = [top]
+    while stack:
+        node = stack.pop()
+        if node.dead:
+            continue
+        node.dead = True
+        if node.open > 0:
+            execution.bytes -= node.bytes
+        if execution.stream:
+            for flow in node.level.flows:
+                for output in flow.outputs:
+                    key = (output.name, node.path)
+                    if key in execution.client:
+                        execution.stale.add(key)
+        for invocation in (node.invocations or {}).values():
+            if invocation.state in ACTIVE:
+                execution.stop(invocation, State.DEAD)
+                execution._end_rerun(invocation)
+        for scope in (node.scopes or {}).values():
+            stack.extend(child for child in scope.children if child is not None)
+        stack.extend((node.merged or {}).values())
+
+
+def emit(execution: Execution, output: Output, node: Node) -> None:
+    """Tell the client what an output is at a node; compare with what it was told before."""
+    value = node.vals[output.flow.slot]
+    if node.dead or value is PENDING or type(value) is Failed:
+        return
+    path = node.path
+    key = (output.name, path)
+    if not output.flow.level.retained:
+        if value is not ABSENT:
+            execution.emit(output.name, path, value)
+        return
+    before = execution.client.get(key, _NEVER)
+    execution.stale.discard(key)
+    if value is ABSENT:
+        if before is not _NEVER:
+            withdraw(execution, key)
+        return
+    execution.client[key] = value
+    if before is _NEVER:
+        execution.emit(output.name, path, value)
+    elif not _equal(execution, before, value):
+        execution.emit(output.name, path, value, revised=True)
+
+
+def withdraw(execution: Execution, key: tuple[str, Path]) -> None:
+    """Take back an item that the client was given."""
+    execution.client.pop(key, None)
+    execution.stale.discard(key)
+    execution.emit(key[0], key[1], None, withdrawn=True)
+
+
+def withdraw_under(execution: Execution, scope: Scope) -> None:
+    """A scope closed: what the client was given beyond its last item is gone."""
+    above = scope.node.path
+    below = {
+        output.name
+        for output in execution.graph.outputs
+        if output.flow.level.is_under(scope.level)
+    }
+    for key in sorted(execution.stale):
+        name, path = key
+        if name in below and is_under(path, above) and path[len(above)] >= scope.fresh:
+            withdraw(execution, key)
+
+
+def withdraw_all(execution: Execution) -> None:
+    """The request is over: what was not given again is gone."""
+    for key in sorted(execution.stale):
+        withdraw(execution, key)
