@@ -1,15 +1,15 @@
 """What a signature says: `Stream`, `AsCompleted`, and which type fits where.
 
-A parameter's annotation decides how a flow is handed over (DESIGN: one rule for fan-out and fan-in):
-if the produced type is assignable to the parameter it is an item; else, if it is assignable to the
-element type of a `Stream`, `AsCompleted` or `list`, it is gathered; else the pipeline is wrong.
+A parameter's annotation decides how a flow is handed over: if the produced type is assignable to
+the parameter it is an item; else, if it is assignable to the element type of a `Stream`,
+`AsCompleted` or `list`, it is gathered; else the pipeline is wrong.
 """
 
 from __future__ import annotations
 
 import collections.abc as cabc
+import functools
 import inspect
-import sys
 import types
 import typing
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -78,14 +78,25 @@ class Shape:
 
 
 def strip(annotation: Any) -> Any:
-    """Without `Annotated`, `Required` and the names of type aliases."""
+    """Without `Annotated` and without the names of type aliases."""
     while True:
-        if get_origin(annotation) is Annotated:
+        origin = get_origin(annotation)
+        if origin is Annotated:
             annotation = get_args(annotation)[0]
-        elif hasattr(annotation, "__value__") and hasattr(annotation, "__type_params__"):
-            annotation = annotation.__value__
+        elif hasattr(origin or annotation, "__value__"):
+            annotation = _alias_value(origin or annotation, get_args(annotation))
         else:
             return annotation
+
+
+def _alias_value(alias: Any, given: tuple[Any, ...]) -> Any:
+    """What `type Alias[T] = ...` stands for, with `T` filled in."""
+    value = alias.__value__
+    wanted = getattr(value, "__parameters__", ())
+    if not given or not wanted:
+        return value
+    meaning = dict(zip(alias.__type_params__, given, strict=False))
+    return value[tuple(meaning.get(parameter, Any) for parameter in wanted)]
 
 
 def stream_element(annotation: Any) -> Any | None:
@@ -117,28 +128,34 @@ def shape_of(annotation: Any) -> Shape:
 def hints_of(function: Callable[..., Any], frame_locals: dict[str, Any] | None) -> dict[str, Any]:
     """The annotations of a function, resolved; names local to the definition are found too.
 
-    An annotation that cannot be resolved stays the string it was.
+    An annotation that cannot be resolved becomes `Unresolved`: a name may be defined later.
     """
-    names = dict(frame_locals or {})
-    target: Any = function
-    if not inspect.isfunction(function) and not inspect.ismethod(function):
-        target = type(function).__call__
-    raw = dict(getattr(target, "__annotations__", {}))
+    target = annotated(function)
+    globals_ = getattr(inspect.unwrap(target), "__globals__", {})
+    parameters = {p.__name__: p for p in getattr(target, "__type_params__", ())}
+    names = {**(frame_locals or {}), **parameters}
+    raw = getattr(target, "__annotations__", {})
+    return {name: _resolve(annotation, globals_, names) for name, annotation in raw.items()}
+
+
+def annotated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function whose signature counts: behind `functools.partial` and callable objects."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isroutine(function) or inspect.isclass(function):
+        return function
+    return type(function).__call__
+
+
+def _resolve(annotation: Any, globals_: dict[str, Any], names: dict[str, Any]) -> Any:
+    # One at a time, so that a name that means nothing spoils only its own annotation.
+    holder = types.SimpleNamespace(__annotations__={"it": annotation})
     try:
-        return typing.get_type_hints(target, localns=names or None, include_extras=True)
+        return typing.get_type_hints(holder, globals_, names, include_extras=True)["it"]
     except Exception:
-        pass
-    module = sys.modules.get(getattr(target, "__module__", ""), None)
-    globals_ = {**(vars(module) if module else {}), **getattr(target, "__globals__", {})}
-    resolved = {}
-    for name, annotation in raw.items():
-        if isinstance(annotation, str):
-            try:
-                annotation = eval(annotation, globals_, names)
-            except Exception:
-                annotation = Unresolved(annotation)
-        resolved[name] = type(None) if annotation is None else annotation
-    return resolved
+        # Whatever the text of an annotation does when it is evaluated.
+        text = annotation if isinstance(annotation, str) else type_name(annotation)
+        return Unresolved(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +170,10 @@ def type_name(annotation: Any) -> str:
     annotation = strip(annotation)
     if isinstance(annotation, Unresolved):
         return annotation.text
+    if isinstance(annotation, typing.ForwardRef):
+        return annotation.__forward_arg__
+    if isinstance(annotation, list):  # the arguments of a Callable
+        return "[" + ", ".join(map(type_name, annotation)) + "]"
     origin = get_origin(annotation)
     arguments = get_args(annotation)
     if origin is Literal:
@@ -162,7 +183,7 @@ def type_name(annotation: Any) -> str:
     if origin is not None and arguments:
         inside = ", ".join("..." if a is Ellipsis else type_name(a) for a in arguments)
         return f"{getattr(origin, '__name__', str(origin))}[{inside}]"
-    if annotation is type(None):
+    if annotation is None or annotation is type(None):
         return "None"
     return getattr(annotation, "__name__", None) or str(annotation).replace("typing.", "")
 
@@ -171,7 +192,7 @@ def assignable(source: Any, target: Any) -> bool:
     """Whether a value of type `source` may be given where `target` is expected.
 
     Containers are compared covariantly (a `list[bool]` fits `list[int]`): values flow one way.
-    What cannot be decided at build time (a type variable, an opaque generic) is allowed.
+    What cannot be decided at build time (a type variable, a protocol) is allowed.
     """
     source, target = strip(source), strip(target)
     if source is target or source is Any or target is Any or target is object:
@@ -179,18 +200,21 @@ def assignable(source: Any, target: Any) -> bool:
     if isinstance(source, Unresolved) or isinstance(target, Unresolved):
         return True
     if isinstance(target, TypeVar):
-        return target.__bound__ is None or assignable(source, target.__bound__)
+        return _any_part(source, target.__bound__, target.__constraints__)
     if isinstance(source, TypeVar):
         return source.__bound__ is None or assignable(source.__bound__, target)
     s_origin, t_origin = get_origin(source), get_origin(target)
     if s_origin in (Union, types.UnionType):
         return all(assignable(part, target) for part in get_args(source))
+    if s_origin is Literal and len(get_args(source)) > 1:
+        return all(assignable(Literal[value], target) for value in get_args(source))
     if t_origin in (Union, types.UnionType):
         return any(assignable(source, part) for part in get_args(target))
     if s_origin is Literal:
+        (value,) = get_args(source)
         if t_origin is Literal:
-            return set(map(repr, get_args(source))) <= set(map(repr, get_args(target)))
-        return all(assignable(type(value), target) for value in get_args(source))
+            return is_label(value, target)
+        return assignable(type(value), target)
     if t_origin is Literal:
         return False
     if hasattr(source, "__supertype__"):
@@ -198,6 +222,45 @@ def assignable(source: Any, target: Any) -> bool:
     if hasattr(target, "__supertype__"):
         return False
     return _class_assignable(source, s_origin, target, t_origin)
+
+
+def _any_part(source: Any, bound: Any, constraints: tuple[Any, ...]) -> bool:
+    """Whether `source` can be what a type variable stands for."""
+    if constraints:
+        return any(assignable(source, kind) for kind in constraints)
+    return bound is None or assignable(source, bound)
+
+
+def is_label(value: Any, literal: Any) -> bool:
+    """Whether `value` is one of a `Literal`'s labels. `True` is not the label `1`."""
+    return any(value == label and type(value) is type(label) for label in get_args(literal))
+
+
+def narrowable(source: Any, target: Any) -> bool:
+    """Whether some values of type `source` fit `target`: what a predicate may have picked out."""
+    source, target = strip(source), strip(target)
+    if assignable(source, target) or assignable(target, source):
+        return True
+    if get_origin(source) in (Union, types.UnionType):
+        return any(narrowable(part, target) for part in get_args(source))
+    return False
+
+
+def constant_fits(value: Any, annotation: Any) -> bool:
+    """Whether a constant may be given to a parameter with this annotation."""
+    plain = strip(annotation)
+    origin = get_origin(plain)
+    if origin in (Union, types.UnionType):
+        return any(constant_fits(value, part) for part in get_args(plain))
+    if origin is Literal:
+        return is_label(value, plain)
+    if hasattr(plain, "__supertype__"):
+        return constant_fits(value, plain.__supertype__)
+    if typing.is_typeddict(origin or plain):
+        return isinstance(value, dict)
+    if (origin or plain) in STREAMS and isinstance(value, Stream):
+        return True
+    return assignable(type(value), plain)
 
 
 def _class_assignable(source: Any, s_origin: Any, target: Any, t_origin: Any) -> bool:
@@ -209,24 +272,31 @@ def _class_assignable(source: Any, s_origin: Any, target: Any, t_origin: Any) ->
     if not isinstance(s_class, type) or not isinstance(t_class, type):
         return True
     if typing.is_typeddict(t_class):
-        return s_class is t_class
+        return _fields_fit(s_class, t_class)
     if typing.is_typeddict(s_class):
         s_class = dict
-    if t_class in (float, complex) and s_class in (int, float) and s_class is not bool:
+    if t_class in (float, complex) and issubclass(s_class, int | float):
         return True
     if getattr(t_class, "_is_protocol", False):
         return True
+    if issubclass(s_class, str | bytes) and t_class in LISTS:
+        return False  # a string is a sequence of strings, but nobody means it that way
     if not issubclass(s_class, t_class):
         return False
     return _arguments_assignable(s_class, get_args(source), t_class, get_args(target))
 
 
+def _fields_fit(source: type, target: type) -> bool:
+    """Whether one TypedDict has all the fields of another. `issubclass` refuses to say."""
+    if source is target or not typing.is_typeddict(source):
+        return source is target
+    given, wanted = source.__annotations__, target.__annotations__
+    return all(name in given and assignable(given[name], kind) for name, kind in wanted.items())
+
+
 def _arguments_assignable(s_class: Any, given: Any, t_class: Any, wanted: Any) -> bool:
-    if not wanted:
+    if not wanted or not given:
         return True
-    if not given:
-        # a string is a sequence of strings, but nobody means it that way
-        return not (issubclass(s_class, str | bytes) and t_class in LISTS)
     if s_class is tuple:
         if t_class is tuple:
             return _tuple_assignable(given, wanted)
