@@ -389,6 +389,7 @@ class Recorder:
             )
             # Told once: inside, it counts as what was expected.
             items.append((name, dataclasses.replace(flow, type=shape.annotation)))
+            self.spare.add(flow)
 
     def _enter(self, frame: Frame, name: str, items: Items) -> dict[str, Flow]:
         """The inner pipeline's item parameters: present only where all of them are."""
