@@ -32,6 +32,7 @@ from ..openai_api import AnswerReader, WireError, is_retryable, message_of, retr
 from .dialect import GUIDED, Dialect, Guided
 
 if TYPE_CHECKING:
+    from ..core.scheduling import Policy
     from .http import Answer, HttpClient, HttpFailure
     from .pool import Pool
 
@@ -65,6 +66,10 @@ class OpenAI:
     Times are in seconds: `connect_timeout` for a connection, `first_chunk_timeout` from sending
     to the first byte of the answer, `stall_timeout` between two reads of it.
     `max_connections` is for each URL.
+
+    `policy`, `seed`, `hedge_s` and `continue_final_message` are the pool's: which replica answers
+    a call, when a second one is tried beside a silent first, and whether these servers know the
+    field that lets a broken text be gone on with word for word (vLLM and SGLang do).
     """
 
     urls: Sequence[str] = ()
@@ -72,7 +77,7 @@ class OpenAI:
     url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     api_key_env: str = "OPENAI_API_KEY"
-    policy: str = "prompt-aware"
+    policy: str | Policy = "prompt-aware"
     guided: Guided = "auto"
     extra: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -81,6 +86,8 @@ class OpenAI:
     stall_timeout: float = 60.0
     max_connections: int = 1000
     seed: int = 0
+    hedge_s: float | None = None
+    continue_final_message: bool = False
 
     def __post_init__(self) -> None:
         urls = (self.urls,) if isinstance(self.urls, str) else tuple(self.urls)
@@ -90,6 +97,9 @@ class OpenAI:
             urls = (self.url,)
         object.__setattr__(self, "url", None)
         object.__setattr__(self, "urls", tuple(map(_checked_url, urls)))
+        twice = {url for url in self.urls if self.urls.count(url) > 1}
+        if twice:
+            raise ConfigError(f"alto.OpenAI: urls has {min(twice)!r} twice; give each server once")
         if not isinstance(self.model, str) or not self.model:
             raise ConfigError(
                 f"alto.OpenAI: model is {self.model!r}, expected the name of a model; the server "
@@ -114,7 +124,14 @@ class OpenAI:
         """The engine, under the name that stages use. The first call makes the first connection."""
         from .pool import Pool
 
-        return Pool(name, self.replicas(name), policy=self.policy, seed=self.seed)
+        return Pool(
+            name,
+            self.replicas(name),
+            policy=self.policy,
+            seed=self.seed,
+            hedge_s=self.hedge_s,
+            continue_final_message=self.continue_final_message,
+        )
 
     def replicas(self, name: str) -> list[OpenAIReplica]:
         """One replica for each URL. Reads the key, and the URL if none was given, from the
