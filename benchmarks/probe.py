@@ -73,9 +73,9 @@ def check_fanout(results: list[int], items: int) -> None:
 
 async def requests(contender: contenders.Contender, count: int) -> dict[str, Any]:
     """CPU and each latency of `count` verification requests that start at once."""
-    loaded_mb = memory_peak_mb()
     questions = workload.questions(count)
     right = {question: workload.expected(question) for question in questions}
+    loaded_mb = memory_peak_mb()
     async with contender.verification(workload.ScheduledLM()) as serve:
 
         async def timed(question: str) -> float:

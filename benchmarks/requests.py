@@ -53,7 +53,10 @@ def columns(found: Mapping[str, list[Measured]], count: int) -> Columns:
         "p50_s": latency(50),
         "p99_s": latency(99),
         "peak_mb": each("peak_mb"),
-        "loaded_mb": each("loaded_mb"),
+        "kb_each": {
+            name: [(run["peak_mb"] - run["loaded_mb"]) * 1024 / count for run in runs]
+            for name, runs in found.items()
+        },
     }
 
 
@@ -93,7 +96,16 @@ def measure(quick: bool = False, only: Sequence[str] | None = None) -> Report:
     report = Report(
         name="requests",
         title=f"{REQUESTS} verification requests at once",
-        header=("contender", "CPU ms per request", "above", "p50 s", "p99 s", "times", "peak MB"),
+        header=(
+            "contender",
+            "CPU ms per request",
+            "above",
+            "p50 s",
+            "p99 s",
+            "times",
+            "peak MB",
+            "KB per request",
+        ),
         raw=dict(found),
     )
     for name in names:
@@ -109,6 +121,7 @@ def measure(quick: bool = False, only: Sequence[str] | None = None) -> Report:
                 Spread.of(measured["p99_s"][name]).text(),
                 f"{ratio(measured['p99_s'], name):.2f}" if BASELINE in names else "-",
                 Spread.of(measured["peak_mb"][name]).text(1),
+                f"{statistics.median(measured['kb_each'][name]):.0f}",
             )
         )
     if {BASELINE, SUBJECT} <= set(names):
