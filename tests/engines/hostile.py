@@ -112,13 +112,13 @@ async def serving(script: Script) -> AsyncIterator[Hostile]:
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
+        task.add_done_callback(tasks.discard)
         hostile.connections += 1
         try:
             await script(Connection(hostile, reader, writer))
         except ConnectionError:
             pass  # the client may leave whenever it likes
         finally:
-            tasks.discard(task)
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
@@ -130,9 +130,10 @@ async def serving(script: Script) -> AsyncIterator[Hostile]:
         yield hostile
     finally:
         server.close()
-        for task in list(tasks):
+        left = tuple(tasks)
+        for task in left:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 def always(*events: bytes) -> Script:
