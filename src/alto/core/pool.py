@@ -220,14 +220,10 @@ class CallPool:
         flight, chosen = self._find(event)
         if flight is None or chosen is None:
             return
-        for sent in tuple(flight.tries):
-            if sent is chosen:
-                self.replicas[sent.replica].begin(sent, now)
-                if sent.probe:
-                    self._dark_since = None
-            else:
-                self._end_try(flight, sent, now)
-                self._actions.append(Drop(flight.call, sent.replica))
+        self.replicas[chosen.replica].begin(chosen, now)
+        if chosen.probe:
+            self._dark_since = None
+        self._drop_others(flight, chosen, now)
 
     def _ended(self, event: Ended, now: float) -> None:
         flight, sent = self._find(event)
@@ -241,6 +237,7 @@ class CallPool:
         cached = usage.cached_tokens if usage is not None else None
         self.replicas[event.replica].finish(sent, tokens, usage, now)
         self._end_try(flight, sent, now)
+        self._drop_others(flight, sent, now)
         if usage is not None:
             self._learn_from(usage, flight, sent, event.chars)
         if not flight.resumes:
@@ -378,7 +375,7 @@ class CallPool:
         if flight is None or len(flight.tries) != 1:
             return
         sent = flight.tries[0]
-        under_way = sum(one.sequences for one in self.replicas)
+        under_way = len(self._flights) - self.waiting
         if (
             sent.replica != replica
             or sent.began_at is not None
@@ -474,6 +471,13 @@ class CallPool:
             self._hedged -= 1
         flight.tries.remove(sent)
         self.replicas[sent.replica].leave(sent, now)
+
+    def _drop_others(self, flight: _Flight, winner: Try, now: float) -> None:
+        """One of a hedged pair is ahead; the other has lost."""
+        for sent in tuple(flight.tries):
+            if sent is not winner:
+                self._end_try(flight, sent, now)
+                self._actions.append(Drop(flight.call, sent.replica))
 
     def _forget(self, flight: _Flight) -> None:
         """The call is gone. Its queue entry stays, but such entries never outnumber the living."""

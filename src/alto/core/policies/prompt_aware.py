@@ -14,7 +14,7 @@ and what it takes from the others that run there:
 where `uncached = prompt_tokens - cached_tokens`. So a warm replica is preferred by just the time
 that its cache saves, to the call and to its neighbours; a busy one is left by just the time that
 its queue costs; a replica twice as fast gets about twice the calls. No weight needs tuning, since
-all terms are the same seconds. Replicas within 2 % are drawn by lot.
+all terms are the same seconds. Among replicas within two milliseconds the lot decides.
 
 It is wrong where its numbers are: an engine that reports no usage teaches it little, and a stage
 whose texts are sometimes ten and sometimes a thousand tokens long has no useful mean.
@@ -25,9 +25,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from ..scheduling import Candidate, Facts, Finished, Placed
+from ..scheduling import Candidate, Facts, Finished, Placed, least
 
-TIE_RATIO = 0.02
+TIE_S = 0.002
 
 
 def cost(candidate: Candidate, facts: Facts) -> float:
@@ -50,12 +50,7 @@ class PromptAware:
         self, candidates: Sequence[Candidate], facts: Facts, now: float, random: Random
     ) -> int:
         """The cheapest place, by lot among those that are nearly as cheap."""
-        if len(candidates) == 1:
-            return 0
-        costs = [cost(candidate, facts) for candidate in candidates]
-        limit = min(costs) * (1.0 + TIE_RATIO)
-        ties = [index for index, value in enumerate(costs) if value <= limit]
-        return ties[0] if len(ties) == 1 else ties[int(random.random() * len(ties))]
+        return least(candidates, lambda one: cost(one, facts), random, slack=TIE_S)
 
     def observe(self, seen: Placed | Finished) -> None:
         """Nothing to learn here: the pool measures speed and lengths for every policy."""

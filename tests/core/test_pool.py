@@ -1,0 +1,631 @@
+"""The pool's decisions: events by hand, actions compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import pytest
+
+from alto.core.calls import Usage
+from alto.core.pool import CallPool
+from alto.core.pool_events import (
+    Action,
+    Began,
+    Broke,
+    Drop,
+    Ended,
+    Left,
+    Refuse,
+    Reported,
+    Send,
+    Submitted,
+    Woke,
+)
+from alto.core.prefix import Prompt, chain
+from alto.core.replicas import Limits
+from alto.core.scheduling import CallId, Candidate, Facts, Finished, Placed, ReplicaId
+from alto.errors import AltoError, DeadlineExceeded, EngineError, Overloaded
+
+SMALL = Prompt((), 400)
+
+
+class Machine:
+    """A pool under test: short words for events, books checked after each."""
+
+    def __init__(self, replicas: int = 2, **options: Any) -> None:
+        limits = options.pop("limits", {})
+        options.setdefault("policy", "least-outstanding")
+        self.core = CallPool(
+            "chat",
+            [f"r{n}" for n in range(replicas)],
+            random=Random(1),
+            limits=Limits(**limits),
+            **options,
+        )
+
+    def tell(self, event: Any, now: float) -> list[Action]:
+        actions = self.core.handle(event, now)
+        self.core.check()
+        return actions
+
+    def submit(self, call: int, now: float = 0.0, **facts: Any) -> list[Action]:
+        return self.tell(Submitted(CallId(call), facts.pop("prompt", SMALL), **facts), now)
+
+    def began(self, call: int, replica: int, now: float) -> list[Action]:
+        return self.tell(Began(CallId(call), ReplicaId(replica)), now)
+
+    def ended(
+        self, call: int, replica: int, now: float, usage: Usage | None = None
+    ) -> list[Action]:
+        return self.tell(Ended(CallId(call), ReplicaId(replica), 40, usage), now)
+
+    def broke(self, call: int, replica: int, now: float, **more: Any) -> list[Action]:
+        rest = {key: more.pop(key) for key in ("rest", "rest_tokens") if key in more}
+        error = EngineError(more.pop("message", "connection refused"), **more)
+        return self.tell(Broke(CallId(call), ReplicaId(replica), error, **rest), now)
+
+    def left(self, call: int, now: float) -> list[Action]:
+        return self.tell(Left(CallId(call)), now)
+
+    def wake(self) -> tuple[float, list[Action]]:
+        """Come back when the pool asks for it, until that leads to something.
+
+        Calls that left may have left a time behind at which nothing happens.
+        """
+        actions: list[Action] = []
+        at: float | None = 0.0
+        while not actions and (at := self.core.wake_at()) is not None:
+            actions = self.tell(Woke(), at)
+        assert at is not None
+        return at, actions
+
+
+def send(call: int, replica: int) -> Send:
+    return Send(CallId(call), ReplicaId(replica))
+
+
+def calls(actions: Sequence[Action]) -> list[int]:
+    return [action.call for action in actions if isinstance(action, Send)]
+
+
+def refused(actions: Sequence[Action]) -> AltoError:
+    (action,) = actions
+    assert isinstance(action, Refuse)
+    return action.error
+
+
+@pytest.fixture
+def one() -> Machine:
+    """One replica with room for one call."""
+    return Machine(1, limits={"sequences_start": 1, "sequences_max": 1})
+
+
+def test_a_call_goes_out_at_once_while_there_is_room() -> None:
+    pool = Machine(2)
+    (first,) = pool.submit(1)
+    (second,) = pool.submit(2)
+    assert isinstance(first, Send)
+    assert isinstance(second, Send)
+    assert {first.replica, second.replica} == {0, 1}
+    assert pool.core.wake_at() is None
+
+
+def test_a_call_waits_until_a_replica_has_room(one: Machine) -> None:
+    assert one.submit(1) == [send(1, 0)]
+    assert one.submit(2, 0.1) == []
+    assert one.core.waiting == 1
+    assert one.began(1, 0, 0.2) == []
+    assert one.ended(1, 0, 1.0) == [send(2, 0)]
+    assert one.core.waiting == 0
+
+
+def test_prompts_that_wait_to_be_read_are_limited() -> None:
+    pool = Machine(1, limits={"prefill_tokens_min": 1000, "prefill_wait_s": 0.0})
+    big = Prompt((), 3600)
+    assert pool.submit(1, prompt=big) == [send(1, 0)]
+    assert pool.submit(2, prompt=big) == [send(2, 0)]
+    assert pool.submit(3, prompt=big) == []
+    assert pool.began(1, 0, 0.1) == [send(3, 0)]
+
+
+def test_the_call_with_least_slack_goes_first(one: Machine) -> None:
+    one.submit(1)
+    one.submit(2, 0.1, deadline=20.0)
+    one.submit(3, 0.2, deadline=10.0)
+    one.submit(4, 0.3)
+    order = [calls(one.left(call, 1.0)) for call in (1, 3, 2)]
+    assert order == [[3], [2], [4]]
+
+
+def test_among_calls_without_deadline_the_oldest_request_goes_first(one: Machine) -> None:
+    one.submit(1, 0.0, request="old")
+    one.submit(2, 1.0, request="young")
+    one.submit(3, 2.0, request="old")
+    assert calls(one.left(1, 3.0)) == [3]
+
+
+def test_a_call_without_deadline_is_not_overtaken_for_ever(one: Machine) -> None:
+    one.submit(0, 0.0)
+    one.submit(1, 0.0)
+    for n in range(2, 100):
+        at = float(n)
+        one.submit(n, at, deadline=at + 5)
+        (sent,) = calls(one.left(n - 1 if n > 2 else 0, at))
+        if sent == 1:
+            break
+    else:
+        pytest.fail("overtaken by all calls with deadlines")
+    assert at <= one.core.limits.patience_s
+
+
+def test_one_call_too_many_is_refused() -> None:
+    pool = Machine(1, limits={"waiting_max": 2, "sequences_start": 1, "sequences_max": 1})
+    for call in (1, 2, 3):
+        pool.submit(call)
+    error = refused(pool.submit(4))
+    assert isinstance(error, Overloaded)
+    assert "waiting_max is 2" in str(error)
+    assert error.retry_after is not None
+
+
+def test_a_call_that_leaves_the_queue_is_gone_at_once(one: Machine) -> None:
+    one.submit(1)
+    for call in range(2, 300):
+        one.submit(call)
+    for call in range(2, 299):
+        assert one.left(call, 0.5) == []
+    assert one.core.waiting == 1
+    assert len(one.core._queue) < 70
+    assert calls(one.ended(1, 0, 1.0)) == [299]
+
+
+def test_a_deadline_that_passes_in_the_queue_ends_the_call(one: Machine) -> None:
+    one.submit(1)
+    one.submit(2, 0.0, stage="verify", deadline=3.0)
+    at, actions = one.wake()
+    error = refused(actions)
+    assert at == 3.0
+    assert isinstance(error, DeadlineExceeded)
+    assert "stage verify" in str(error)
+    assert one.core.wake_at() is None
+
+
+def test_a_deadline_that_is_over_is_not_queued(one: Machine) -> None:
+    assert isinstance(refused(one.submit(1, 5.0, deadline=5.0)), DeadlineExceeded)
+
+
+def test_a_call_that_fails_before_it_begins_is_tried_elsewhere() -> None:
+    pool = Machine(2)
+    (first,) = pool.submit(1)
+    assert isinstance(first, Send)
+    assert pool.broke(1, first.replica, 0.1) == [send(1, 1 - first.replica)]
+
+
+def test_a_failure_that_no_other_try_can_help_ends_the_call() -> None:
+    pool = Machine(2)
+    (first,) = pool.submit(1)
+    assert isinstance(first, Send)
+    error = refused(
+        pool.broke(1, first.replica, 0.1, message="bad request", status=400, retryable=False)
+    )
+    assert str(error) == "bad request"
+
+
+def test_on_the_only_replica_it_is_tried_again_after_pauses_that_grow() -> None:
+    pool = Machine(1, limits={"failures_max": 10})
+    pool.submit(1)
+    pauses = []
+    now = 0.0
+    for _ in range(2):
+        assert pool.broke(1, 0, now) == []
+        at, actions = pool.wake()
+        assert actions == [send(1, 0)]
+        pauses.append(at - now)
+        now = at
+    error = refused(pool.broke(1, 0, now))
+    assert 0.1 <= pauses[0] < 0.2 <= pauses[1] < 0.4
+    assert isinstance(error, EngineError)
+    assert "r0: connection refused" in str(error)
+
+
+def test_the_last_error_names_every_replica_and_what_it_said() -> None:
+    pool = Machine(2, limits={"tries_max": 2})
+    (first,) = pool.submit(1, stage="answer")
+    assert isinstance(first, Send)
+    pool.broke(1, first.replica, 0.1, message="no route")
+    error = refused(pool.broke(1, 1 - first.replica, 0.2, message="reset", status=502))
+    assert isinstance(error, EngineError)
+    assert f"r{first.replica}: no route" in str(error)
+    assert f"r{1 - first.replica}: reset" in str(error)
+    assert "stage answer" in str(error)
+    assert error.status == 502
+    assert error.__cause__ is not None
+
+
+def open_replica(pool: Machine, replica: int, now: float) -> None:
+    """Let it fail until it is left alone, with calls that nobody waits for."""
+    state = pool.core.replicas[replica]
+    number = 1000 * (replica + 1)
+    while state.open_until is None:
+        number += 1
+        actions = pool.submit(number, now)
+        while actions == [send(number, 1 - replica)]:
+            pool.left(number, now)
+            number += 1
+            actions = pool.submit(number, now)
+        pool.broke(number, replica, now, retryable=True)
+        pool.left(number, now)
+
+
+def test_a_replica_that_fails_again_and_again_is_left_alone() -> None:
+    pool = Machine(2)
+    open_replica(pool, 0, 1.0)
+    assert [calls(pool.submit(n, 1.1)) for n in range(1, 4)] == [[1], [2], [3]]
+    assert pool.core.replicas[0].sequences == 0
+
+
+def test_after_a_while_one_call_probes_it_and_its_first_word_closes_the_case() -> None:
+    pool = Machine(2)
+    open_replica(pool, 0, 1.0)
+    at = pool.core.replicas[0].open_until
+    assert at is not None
+    assert 1.9 <= at <= 2.1
+    pool.submit(1, at)
+    pool.submit(2, at)
+    assert pool.core.replicas[0].sequences == 1
+    probe = 1 if any(t.probe for t in pool.core._flights[CallId(1)].tries) else 2
+    pool.began(probe, 0, at + 0.1)
+    assert pool.core.replicas[0].open_until is None
+
+
+def test_a_probe_that_fails_doubles_the_pause() -> None:
+    pool = Machine(1, limits={"tries_max": 9, "dark_s": 100.0})
+    pool.submit(1)
+    now, pauses = 0.0, []
+    for _ in range(7):
+        pool.broke(1, 0, now)
+        at, _ = pool.wake()
+        pauses.append(at - now)
+        now = at
+    assert pauses[4] > 1.7 * pauses[3] > 3.0 * pauses[2]
+
+
+def test_a_probe_whose_reader_leaves_makes_room_for_another() -> None:
+    pool = Machine(1, limits={"failures_max": 1, "tries_max": 1})
+    pool.submit(1)
+    pool.broke(1, 0, 0.0)
+    at = pool.core.replicas[0].open_until
+    assert at is not None
+    assert calls(pool.submit(2, at)) == [2]
+    assert pool.submit(3, at) == []
+    assert calls(pool.left(2, at + 0.1)) == [3]
+
+
+def test_one_death_that_breaks_many_calls_counts_once() -> None:
+    pool = Machine(1, limits={"tries_max": 1})
+    for call in range(1, 21):
+        pool.submit(call)
+    for call in range(1, 21):
+        pool.broke(call, 0, 1.0)
+    assert pool.core.replicas[0].openings == 1
+
+
+def test_calls_wait_when_all_replicas_are_down_but_not_for_ever() -> None:
+    pool = Machine(2, limits={"failures_max": 1, "open_s": 60.0, "dark_s": 5.0})
+    open_replica(pool, 0, 0.0)
+    open_replica(pool, 1, 1.0)
+    assert pool.submit(1, 2.0) == []
+    at, actions = pool.wake()
+    error = refused(actions)
+    assert at == 6.0
+    assert "r0: connection refused; r1: connection refused" in str(error)
+    assert pool.submit(2, 7.0) == []
+    assert pool.core.wake_at() == 6.0
+    assert "connection refused" in str(refused(pool.wake()[1]))
+
+
+def test_a_replica_that_comes_back_serves_who_waited() -> None:
+    pool = Machine(2, limits={"failures_max": 1, "open_s": 2.0, "dark_s": 5.0})
+    open_replica(pool, 0, 0.0)
+    open_replica(pool, 1, 0.5)
+    pool.submit(1, 1.0)
+    pool.submit(2, 1.0)
+    at, actions = pool.wake()
+    assert actions == [send(1, 0)]
+    assert calls(pool.began(1, 0, at + 0.1)) == [2]
+    assert pool.core.wake_at() is None
+
+
+def test_too_many_requests_is_no_failure_but_a_sign_of_less_room() -> None:
+    pool = Machine(1, limits={"sequences_start": 8})
+    for call in range(1, 5):
+        pool.submit(call)
+    assert pool.broke(4, 0, 0.1, status=429, retry_after=2.0) == []
+    assert pool.core.replicas[0].failures == 0
+    assert pool.core.replicas[0].sequences_limit == 3.0
+    pool.left(1, 0.2)
+    at, actions = pool.wake()
+    assert at == pytest.approx(2.1)
+    assert actions == [send(4, 0)]
+
+
+def test_who_is_turned_away_again_and_again_gives_up() -> None:
+    pool = Machine(1, limits={"busy_max": 3})
+    pool.submit(1)
+    at = 0.0
+    for _ in range(3):
+        assert pool.broke(1, 0, at, status=503, retry_after=1.0) == []
+        at, actions = pool.wake()
+        assert actions == [send(1, 0)]
+    assert "4 times too busy" in str(refused(pool.broke(1, 0, at, status=429)))
+
+
+def test_a_text_that_breaks_is_gone_on_with_elsewhere() -> None:
+    pool = Machine(2)
+    (first,) = pool.submit(1, max_tokens=100)
+    assert isinstance(first, Send)
+    pool.began(1, first.replica, 0.1)
+    rest = Prompt((), 500)
+    assert pool.broke(1, first.replica, 0.5, rest=rest, rest_tokens=60) == [
+        send(1, 1 - first.replica)
+    ]
+    assert pool.core._flights[CallId(1)].max_tokens == 60
+
+
+def test_a_text_that_breaks_and_cannot_be_resumed_fails_with_its_own_error() -> None:
+    pool = Machine(2)
+    (first,) = pool.submit(1)
+    assert isinstance(first, Send)
+    pool.began(1, first.replica, 0.1)
+    assert str(refused(pool.broke(1, first.replica, 0.5, message="reset"))) == "reset"
+
+
+def test_a_text_is_not_resumed_for_ever() -> None:
+    pool = Machine(2, limits={"resumes_max": 2, "failures_max": 100})
+    (action,) = pool.submit(1)
+    for n in range(2):
+        assert isinstance(action, Send)
+        pool.began(1, action.replica, n + 0.1)
+        (action,) = pool.broke(1, action.replica, n + 0.2, rest=SMALL)
+    assert isinstance(action, Send)
+    pool.began(1, action.replica, 3.0)
+    assert "3 resumed" in str(refused(pool.broke(1, action.replica, 3.1, rest=SMALL)))
+
+
+def hedging(replicas: int = 3) -> Machine:
+    return Machine(replicas, hedge_s=1.0, limits={"hedge_ratio_max": 0.5})
+
+
+def test_a_silent_replica_gets_a_rival_and_the_first_to_begin_wins() -> None:
+    pool = hedging()
+    (first,) = pool.submit(1)
+    assert isinstance(first, Send)
+    at, (second,) = pool.wake()
+    assert at == 1.0
+    assert isinstance(second, Send)
+    assert second.replica != first.replica
+    assert pool.began(1, second.replica, 1.2) == [Drop(CallId(1), first.replica)]
+    assert pool.began(1, first.replica, 1.2) == []
+    pool.ended(1, second.replica, 2.0)
+    assert sum(replica.sequences for replica in pool.core.replicas) == 0
+
+
+def test_a_hedged_call_survives_the_loss_of_either_try() -> None:
+    pool = hedging()
+    (first,) = pool.submit(1)
+    assert isinstance(first, Send)
+    _, (second,) = pool.wake()
+    assert isinstance(second, Send)
+    assert pool.broke(1, first.replica, 1.1) == []
+    assert pool.began(1, second.replica, 1.2) == []
+
+
+def test_a_call_that_began_is_not_hedged_and_hedges_are_few() -> None:
+    pool = hedging()
+    for call in (1, 2, 3, 4):
+        (sent,) = pool.submit(call)
+        assert isinstance(sent, Send)
+        if call == 1:
+            pool.began(1, sent.replica, 0.1)
+    actions = pool.wake()[1]
+    assert calls(actions) == [2, 3]
+    assert pool.core.wake_at() is None
+
+
+def test_a_replica_whose_first_words_come_far_too_late_gets_fewer_calls() -> None:
+    pool = Machine(1)
+    for call in range(1, 41):
+        pool.submit(call)
+    for call in range(1, 5):
+        pool.began(call, 0, 0.1)
+    for call in range(5, 41):
+        pool.began(call, 0, 5.0)
+    assert pool.core.replicas[0].sequences_limit < 32
+
+
+def test_room_grows_while_first_words_come_in_time() -> None:
+    pool = Machine(1, limits={"sequences_start": 4})
+    number = 0
+    for round_ in range(5):
+        started = []
+        while pool.submit(number := number + 1, round_):
+            started.append(number)
+        pool.left(number, round_)
+        for call in started:
+            pool.began(call, 0, round_ + 0.05)
+        for call in started:
+            pool.left(call, round_ + 0.5)
+    assert pool.core.replicas[0].sequences_limit > 30
+
+
+def test_a_faster_replica_is_known_by_its_calls() -> None:
+    pool = Machine(2, policy="round-robin")
+    for call in range(40):
+        at = call * 10.0
+        (sent,) = pool.submit(call, at)
+        assert isinstance(sent, Send)
+        speed = 2 if sent.replica == 0 else 1
+        pool.began(call, sent.replica, at + 0.1 / speed)
+        usage = Usage(prompt_tokens=100, completion_tokens=50)
+        pool.ended(call, sent.replica, at + 2.1 / speed, usage)
+    fast, slow = pool.core.replicas
+    assert fast.step.at(1) * 2 == pytest.approx(slow.step.at(1), rel=0.05)
+    assert fast.first.at(100) * 2 == pytest.approx(slow.first.at(100), rel=0.1)
+
+
+def test_what_others_send_is_seen_in_the_engines_own_metrics() -> None:
+    pool = Machine(2)
+    pool.tell(Reported(ReplicaId(0), running=5, waiting=0), 0.0)
+    assert [calls(pool.submit(n)) for n in range(1, 6)]
+    assert pool.core.replicas[0].sequences == 0
+    assert pool.core.replicas[0].others == 5
+
+
+def test_output_lengths_are_learned_stage_by_stage() -> None:
+    pool = Machine(1)
+    assert pool.core.expected_tokens("verify", None) == 128.0
+    assert pool.core.expected_tokens("verify", 10) == 5.0
+    for call in range(1, 4):
+        pool.submit(call, call, stage="verify")
+        pool.ended(call, 0, call + 0.5, Usage(prompt_tokens=100, completion_tokens=4))
+    assert pool.core.expected_tokens("verify", None) == 4.0
+    assert pool.core.expected_tokens("answer", None) == 128.0
+
+
+def test_tokens_per_byte_are_learned_from_usage() -> None:
+    pool = Machine(1)
+    for call in range(1, 40):
+        pool.submit(call, call)
+        pool.ended(call, 0, call + 0.5, Usage(prompt_tokens=200, completion_tokens=20))
+    assert pool.core.tokens_per_byte.value == pytest.approx(0.5, rel=0.1)
+    assert pool.core.tokens_per_char.value == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_warm_replica_takes_a_call_that_a_cold_one_of_equal_load_would() -> None:
+    pool = Machine(2, policy="prompt-aware")
+    prompt = Prompt(chain(b"t" * 6000), 6000)
+    (first,) = pool.submit(1, prompt=prompt, max_tokens=10)
+    assert isinstance(first, Send)
+    pool.began(1, first.replica, 0.1)
+    for call in range(2, 6):
+        assert pool.submit(call, 0.2, prompt=prompt, max_tokens=10) == [send(call, first.replica)]
+
+
+def test_a_policy_that_fails_ends_its_call_and_nothing_else() -> None:
+    class Wild:
+        def choose(
+            self, candidates: Sequence[Candidate], facts: Facts, now: float, random: Random
+        ) -> int:
+            return 7 if facts.stage == "bad" else 0
+
+        def observe(self, seen: Placed | Finished) -> None:
+            if isinstance(seen, Finished):
+                raise RuntimeError("no room in my notebook")
+
+    pool = Machine(2, policy=Wild())
+    assert pool.submit(1) == [send(1, 0)]
+    error = refused(pool.submit(2, stage="bad"))
+    assert isinstance(error, EngineError)
+    assert not error.retryable
+    assert "chose 7 of 2 candidates" in str(error)
+    assert "no room in my notebook" in str(refused(pool.ended(1, 0, 1.0)))
+
+
+def test_a_pool_without_replicas_is_refused() -> None:
+    with pytest.raises(EngineError, match="has no replicas"):
+        Machine(0)
+
+
+def test_events_of_calls_that_are_gone_change_nothing() -> None:
+    pool = Machine(2)
+    pool.submit(1)
+    pool.left(1, 0.1)
+    for actions in (
+        pool.began(1, 0, 0.2),
+        pool.ended(1, 0, 0.2),
+        pool.broke(1, 0, 0.2),
+        pool.left(1, 0.2),
+    ):
+        assert actions == []
+
+
+def test_the_requests_longest_unheard_of_are_forgotten_first() -> None:
+    pool = Machine(1, limits={"requests_remembered_max": 2})
+    for n, request in enumerate(("a", "b", "a", "c")):
+        pool.submit(n, float(n), request=request)
+    assert pool.core._since == {"a": 0.0, "c": 3.0}
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_whatever_happens_the_books_agree_and_a_replay_does_the_same(seed: int) -> None:
+    """A random life: every event at a random time, `check()` after each."""
+    # Errors are equal only to themselves, so their texts are compared.
+    assert repr(life(seed)) == repr(life(seed))
+
+
+def life(seed: int) -> list[Action]:
+    random = Random(seed)
+    pool = Machine(
+        random.randint(1, 4),
+        policy=random.choice(("round-robin", "prefix-affinity", "prompt-aware")),
+        hedge_s=random.choice((None, 0.5)),
+        limits={
+            "sequences_start": random.randint(1, 4),
+            "waiting_max": random.randint(3, 20),
+            "failures_max": random.randint(1, 3),
+            "dark_s": 2.0,
+            "cache_tokens": random.choice((0, 2000)),
+        },
+    )
+    log: list[Action] = []
+    tries: dict[tuple[int, int], bool] = {}
+    now, number = 0.0, 0
+
+    def take(actions: Sequence[Action]) -> None:
+        log.extend(actions)
+        for action in actions:
+            if isinstance(action, Send):
+                tries[action.call, action.replica] = False
+            elif isinstance(action, Drop):
+                del tries[action.call, action.replica]
+            else:
+                assert not any(call == action.call for call, _ in tries)
+
+    for _ in range(300):
+        now += random.expovariate(5.0)
+        while (at := pool.core.wake_at()) is not None and at <= now:
+            take(pool.tell(Woke(), at))
+        kind = random.choice(("submit", "submit", "begin", "end", "break", "leave"))
+        if kind == "submit" or not tries:
+            number += 1
+            prompt = Prompt(chain(bytes([random.randrange(3)]) * 2000), 2000)
+            deadline = random.choice((None, now + random.uniform(0.1, 5.0)))
+            take(pool.submit(number, now, prompt=prompt, deadline=deadline, stage="s"))
+            continue
+        call, replica = random.choice(list(tries))
+        if kind == "begin":
+            if not tries[call, replica]:
+                tries[call, replica] = True
+                take(pool.began(call, replica, now))
+        elif kind == "end":
+            del tries[call, replica]
+            usage = Usage(500, random.randint(1, 50), random.choice((0, 480)))
+            take(pool.ended(call, replica, now, random.choice((None, usage))))
+        elif kind == "break":
+            began = tries.pop((call, replica))
+            rest = {"rest": SMALL} if began and random.random() < 0.5 else {}
+            status = random.choice((None, 429, 500))
+            retryable = random.random() < 0.8
+            take(pool.broke(call, replica, now, status=status, retryable=retryable, **rest))
+        else:
+            for key in [key for key in tries if key[0] == call]:
+                del tries[key]
+            take(pool.left(call, now))
+    for call in list(pool.core._flights):
+        pool.left(call, now)
+    pool.core.check()
+    assert pool.core.waiting == 0
+    assert not any(replica.sequences for replica in pool.core.replicas)
+    return log
