@@ -161,6 +161,7 @@ class Feed:
         "node",
         "queue",
         "queued",
+        "reader",
         "slot",
         "source",
         "values",
@@ -176,6 +177,7 @@ class Feed:
         self.hold = hold
         self.cursor = Cursor(self, node, source.steps, self.slot)
         self.invocation: Invocation | None = None
+        self.reader: Any = None  # the driver's side of a session
         self.values: list[Any] = []  # of a list, or of an output
         self.given: list[tuple[Node, Any]] = []
         completed = isinstance(source, Gather) and source.mode is Mode.COMPLETED

@@ -34,7 +34,12 @@ class _NoWait(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """The standard loop with a clock of its own, starting at 0."""
+    """The standard loop with a clock of its own, starting at 0.
+
+    `virtual` tells a driver that blocking code must run inline: a thread's time would not count.
+    """
+
+    virtual = True
 
     def __init__(self) -> None:
         self._now = 0.0
