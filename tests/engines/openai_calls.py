@@ -59,5 +59,5 @@ async def failure_of(replica: OpenAIReplica, call: Call | None = None) -> Engine
     while error is not None:
         assert KEY not in str(error)
         assert KEY not in repr(error)
-        error = error.__cause__
+        error = error.__cause__ or error.__context__
     return caught.value

@@ -19,6 +19,7 @@ Always true:
 from __future__ import annotations
 
 import asyncio
+import io
 import math
 import urllib.request
 from collections.abc import Mapping
@@ -37,6 +38,10 @@ DRAIN_S = 1.0
 
 CLOSE_S = 5.0
 """How long closing may take before transports with unsent bytes are given up."""
+
+
+LARGE_BODY_BYTES = 1 << 20
+"""From this size on a request's body is handed to the library as a file."""
 
 
 class HttpFailure(Exception):
@@ -99,13 +104,25 @@ class Answer:
 
     async def read(self) -> bytes:
         """What has arrived, all of it; waits if there is nothing; `b""` is the end."""
+        if self._failure is not None:
+            raise self._failure
         self._waiting_since = self._loop.time()
         try:
             return await self._content.readany()
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
-            raise self._failure or HttpFailure("broken", _said(error)) from error
+            if self._failure is None:
+                self._failure = HttpFailure("broken", _said(error))
+                self._failure.__cause__ = error
+            if arrived := self._arrived():
+                return arrived
+            raise self._failure from self._failure.__cause__
         finally:
             self._waiting_since = None
+
+    def _arrived(self) -> bytes:
+        """What the library still holds of a body that broke off."""
+        self._content.set_exception(None)  # type: ignore[arg-type]  # else it gives only that
+        return self._content.read_nowait()
 
     async def read_all(self, limit: int) -> bytes:
         """The body up to `limit` bytes; what was read so far if it breaks off."""
@@ -188,7 +205,7 @@ class HttpClient:
         self._proxy = proxy
         self._kept: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
-        self._draining: set[asyncio.Task[None]] = set()
+        self._draining: dict[asyncio.Task[None], aiohttp.ClientResponse] = {}
         self._closed = False
 
     async def post(
@@ -238,8 +255,14 @@ class HttpClient:
             _abort(response)
             return
         task = asyncio.get_running_loop().create_task(_drain(response))
-        self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
+        self._draining[task] = response
+        task.add_done_callback(self._drained)
+
+    def _drained(self, task: asyncio.Task[None]) -> None:
+        # Not in the task's own `finally`: one that is cancelled before its first step has none.
+        response = self._draining.pop(task)
+        if not response.closed:
+            _abort(response)
 
     def _session(self, *, fresh: bool) -> aiohttp.ClientSession:
         trace = aiohttp.TraceConfig()
@@ -265,38 +288,49 @@ class HttpClient:
     ) -> aiohttp.ClientResponse:
         if self._closed:
             raise HttpFailure("closed", "the engine is closed")
-        patient_until = asyncio.get_running_loop().time() + patience
-        when = min(deadline, patient_until)
+        now = asyncio.get_running_loop().time()
+        if now >= deadline:
+            raise HttpFailure("deadline", "the time of the call ran out")
+        when = min(deadline, now + patience)
         try:
-            async with asyncio.timeout_at(when if when < math.inf else None) as limit:
+            async with asyncio.timeout_at(when if when < math.inf else None):
                 return await session.post(
                     url,
-                    data=body,
+                    # The library warns of large bodies in one piece; it sends a file in several.
+                    data=body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body),
                     headers=headers,
                     allow_redirects=False,
                     proxy=self._proxy,
                     trace_request_ctx=seen,
                 )
-        except aiohttp.ConnectionTimeoutError as error:
-            text = f"no connection within {self._connect_timeout:g} s"
-            raise HttpFailure("connect", text) from error
-        except aiohttp.ClientConnectorError as error:
-            raise HttpFailure("connect", _said(error)) from error
-        except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
-            raise HttpFailure("not http", _said(error)) from error
-        except TimeoutError as error:
-            if limit.expired() and when == deadline:
-                raise HttpFailure("deadline", "the time of the call ran out") from error
-            raise HttpFailure("silent", f"no answer within {patience:g} s") from error
-        except (aiohttp.ClientError, OSError, RuntimeError) as error:
-            cause: Cause = "closed" if self._closed else "broken"
-            raise HttpFailure(cause, _said(error)) from error
-        except asyncio.CancelledError as error:
+        except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
+            failure = self._failure_of(error, patience, at_deadline=when == deadline)
+        except asyncio.CancelledError:
             # Closing the library's connector cancels those who wait for a connection of it.
             task = asyncio.current_task()
-            if self._closed and task is not None and not task.cancelling():
-                raise HttpFailure("closed", "the engine was closed") from error
-            raise
+            if not self._closed or task is None or task.cancelling():
+                raise
+            failure = HttpFailure("closed", "the engine was closed")
+        # Raised here, so that it drags no exception of the library along: some hold the request's
+        # headers, and the key in them.
+        raise failure
+
+    def _failure_of(self, error: Exception, patience: float, *, at_deadline: bool) -> HttpFailure:
+        if self._closed:
+            return HttpFailure("closed", "the engine was closed")
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return HttpFailure("connect", f"no connection within {self._connect_timeout:g} s")
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return HttpFailure("connect", _said(error))
+        if isinstance(error, aiohttp.ClientResponseError):
+            return HttpFailure("not http", f"the answer is not HTTP: {_words(error.message)}")
+        if isinstance(error, ValueError):
+            return HttpFailure("not http", f"the library refuses the request: {_said(error)}")
+        if isinstance(error, TimeoutError):
+            if at_deadline:
+                return HttpFailure("deadline", "the time of the call ran out")
+            return HttpFailure("silent", f"no answer within {patience:g} s")
+        return HttpFailure("broken", _said(error))
 
 
 def proxy_for(url: str) -> str | None:
@@ -322,9 +356,6 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
                 pass
     except (aiohttp.ClientError, OSError, RuntimeError, TimeoutError):
         pass
-    finally:
-        if not response.closed:
-            _abort(response)
 
 
 def _abort(response: aiohttp.ClientResponse) -> None:
@@ -351,4 +382,8 @@ def _said(error: BaseException) -> str:
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the server closed the connection"
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return " ".join(text.split())[:300] or type(error).__name__
+    return _words(text) or type(error).__name__
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())[:300]

@@ -1,0 +1,577 @@
+"""Servers that break off, stall, refuse, lie or vanish: what a caller of the replica sees."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+import pytest
+from hostile import DONE, HELLO, SSE, Connection, Script, always, event, framed, serving, stop, text
+from openai_calls import KEY, ask, failure_of, read, replica_of, run
+
+from alto.core.calls import Usage
+from alto.engines import openai
+from alto.errors import DeadlineExceeded, EngineError
+
+pytestmark = pytest.mark.usefixtures("_short_waits")
+
+
+@pytest.fixture
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits that the server did not ask for take next to no time."""
+    monkeypatch.setattr(openai, "BUSY_WAIT_S", 0.001)
+    monkeypatch.setattr(openai, "FINISH_GRACE_S", 0.05)
+
+
+def failing(script: Script, call: Any = None, **options: Any) -> EngineError:
+    """The error that a call of such a server ends with."""
+
+    async def main() -> EngineError:
+        async with serving(script) as server, replica_of(server.url, **options) as replica:
+            return await failure_of(replica, call)
+
+    return run(main())
+
+
+# ---- connections that the server closes
+
+
+def test_a_kept_connection_that_had_died_is_replaced_at_once() -> None:
+    """The server closes after each answer without saying so, as llama-server does."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.answer(*HELLO)
+
+    async def main() -> None:
+        async with serving(script) as server, replica_of(server.url) as replica:
+            for _ in range(50):
+                assert "".join(await read(replica)) == "Hello"
+
+    run(main())
+
+
+@pytest.mark.parametrize("way", ["close", "reset"])
+def test_a_reused_connection_that_dies_before_its_answer_is_no_failure(way: str) -> None:
+    """The server takes a second request on the connection, and then dies instead of answering."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.answer(*HELLO)
+        await connection.request()
+        if way == "reset":
+            connection.reset()
+
+    async def main() -> None:
+        async with serving(script) as server, replica_of(server.url) as replica:
+            assert "".join(await read(replica)) == "Hello"
+            assert "".join(await read(replica)) == "Hello"
+            assert (server.connections, len(server.requests)) == (2, 3)
+
+    run(main())
+
+
+@pytest.mark.parametrize("way", ["close", "reset"])
+def test_a_fresh_connection_that_dies_is_a_failure_and_is_not_asked_twice(way: str) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        if way == "reset":
+            connection.reset()
+
+    async def main() -> None:
+        async with serving(script) as server, replica_of(server.url) as replica:
+            error = await failure_of(replica)
+            assert error.retryable
+            assert "failed before an answer" in str(error)
+            assert len(server.requests) == 1
+
+    run(main())
+
+
+def test_answers_are_read_to_the_end_so_that_connections_are_reused() -> None:
+    """The formal end of the body comes late, in a packet of its own."""
+    ended = asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        while await connection.request():
+            await connection.answer(*HELLO, end=False)
+            await ended.wait()
+            await connection.send(b"0\r\n\r\n")
+
+    async def main() -> None:
+        async with serving(script) as server, replica_of(server.url) as replica:
+            await read(replica)
+            ended.set()
+            assert replica._client is not None
+            await asyncio.gather(*replica._client._draining)
+            assert "".join(await read(replica)) == "Hello"
+            assert server.connections == 1
+
+    run(main())
+
+
+# ---- answers that break off
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        (SSE + framed(text("Hel")), "after 3 characters of the answer"),
+        (SSE + framed(text("Hel")) + framed(text("lo"))[:-9], "after 3 characters of the answer"),
+        (SSE + framed(text("Hel")) + b"0\r\n\r\n", "broke off after 3 characters"),
+        (SSE + framed(text("Hel")) + framed(event({"error": {"message": "boom"}})), "boom"),
+        (SSE + framed(text("Hel")) + framed(b"data: {]\n\n"), "a chunk that is not JSON: {]"),
+    ],
+)
+def test_a_text_that_breaks_off_is_an_error_after_its_text(sent: bytes, message: str) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(sent)
+
+    async def main() -> None:
+        async with serving(script) as server, replica_of(server.url) as replica:
+            given = []
+            with pytest.raises(EngineError, match=message.replace("]", r"\]")) as caught:
+                async with aclosing(replica.stream(ask())) as stream:
+                    async for delta in stream:
+                        given.append(delta)
+            assert given == ["Hel"]
+            assert caught.value.retryable
+            assert caught.value.engine == "chat"
+            assert "engine chat: call of http://127.0.0.1:" in str(caught.value)
+
+    run(main())
+
+
+def test_text_that_came_before_the_break_is_given_to_a_reader_who_was_away() -> None:
+    away, broken = asyncio.Event(), asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.answer(text("Hel"), end=False)
+        await away.wait()
+        await connection.send(framed(text("lo")), b"no chunk size\r\n")
+        await connection.left()  # the client closes when it sees the nonsense
+        broken.set()
+
+    async def main() -> None:
+        async with serving(script) as server, replica_of(server.url) as replica:
+            stream = replica.stream(ask())
+            assert await anext(stream) == "Hel"
+            away.set()
+            await broken.wait()
+            assert await anext(stream) == "lo"
+            with pytest.raises(EngineError, match="after 5 characters of the answer"):
+                await anext(stream)
+
+    run(main())
+
+
+def test_an_answer_without_the_formal_end_is_whole_once_it_has_a_finish_reason() -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(SSE, framed(text("Hello")), framed(stop()))
+
+    async def main() -> None:
+        async with serving(script) as server, replica_of(server.url) as replica:
+            deltas = await read(replica)
+            assert "".join(deltas) == "Hello"
+            assert deltas[-1].finish_reason == "stop"
+            assert deltas[-1].usage == Usage(calls=1)
+
+    run(main())
+
+
+def test_a_server_that_goes_silent_after_the_finish_reason_is_not_waited_for() -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.answer(text("Hello"), stop(), end=False)
+        await connection.left()
+
+    async def main() -> None:
+        async with serving(script) as server, replica_of(server.url) as replica:
+            assert "".join(await read(replica)) == "Hello"
+
+    run(main())
+
+
+def test_the_last_delta_has_reason_and_usage_and_no_other_has() -> None:
+    async def main() -> None:
+        async with serving(always(*HELLO)) as server, replica_of(server.url) as replica:
+            *before, last = await read(replica)
+            assert before == ["Hel", "lo"]
+            assert [(delta.finish_reason, delta.usage) for delta in before] == [(None, None)] * 2
+            assert (last, last.finish_reason) == ("", "stop")
+            assert last.usage == Usage(5, 2, calls=1)
+
+    run(main())
+
+
+# ---- time
+
+
+def test_a_stall_in_the_text_is_an_error() -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.answer(text("Hel"), end=False)
+        await connection.left()
+
+    error = failing(script, stall_timeout=0.05)
+    assert error.retryable
+    assert "after 3 characters of the answer: not a byte for 0.05 s" in str(error)
+
+
+def test_a_reader_that_takes_its_time_is_no_stall_of_the_server() -> None:
+    async def main() -> None:
+        async with (
+            serving(always(*HELLO)) as server,
+            replica_of(server.url, stall_timeout=0.02) as replica,
+        ):
+            given = []
+            async for delta in replica.stream(ask()):
+                given.append(delta)
+                await asyncio.sleep(0.05)
+            assert "".join(given) == "Hello"
+
+    run(main())
+
+
+@pytest.mark.parametrize("spoken", [b"", SSE])
+def test_a_server_that_never_begins_is_an_error(spoken: bytes) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(spoken)
+        await connection.left()
+
+    error = failing(script, first_chunk_timeout=0.05)
+    assert error.retryable
+    assert "0.05 s" in str(error)
+
+
+@pytest.mark.parametrize("spoken", [(), (text("Hel"),)])
+def test_the_deadline_of_the_call_ends_it(spoken: tuple[bytes, ...]) -> None:
+    seen_leaving = asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        if spoken:
+            await connection.answer(*spoken, end=False)
+        await connection.left()
+        seen_leaving.set()
+
+    async def main() -> None:
+        async with serving(script) as server, replica_of(server.url) as replica:
+            deadline = asyncio.get_running_loop().time() + 0.05
+            with pytest.raises(DeadlineExceeded, match="ran out of its time"):
+                await read(replica, ask(deadline=deadline))
+            await seen_leaving.wait()
+
+    run(main())
+
+
+def test_a_deadline_that_has_passed_ends_a_call_before_it_starts() -> None:
+    async def main() -> None:
+        async with serving(always(*HELLO)) as server, replica_of(server.url) as replica:
+            with pytest.raises(DeadlineExceeded):
+                await read(replica, ask(deadline=asyncio.get_running_loop().time() - 1))
+
+    run(main())
+
+
+# ---- no connection
+
+
+def test_a_refused_connection_is_an_error_that_asks_the_right_question() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+    async def main() -> None:
+        async with replica_of(f"http://127.0.0.1:{port}/v1") as replica:
+            error = await failure_of(replica)
+            assert error.retryable
+            assert "is the server up, and the URL right?" in str(error)
+
+    run(main())
+
+
+@contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port where connecting hangs: its queue of connections is full and nobody takes them."""
+    fillers = []
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(listening.getsockname())
+            fillers.append(filler)
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            for filler in fillers:
+                filler.close()
+
+
+def test_a_connection_that_hangs_is_given_up() -> None:
+    async def main(port: int) -> None:
+        url = f"http://127.0.0.1:{port}/v1"
+        async with replica_of(url, connect_timeout=0.05) as replica:
+            error = await failure_of(replica)
+            assert error.retryable
+            assert "no connection within 0.05 s" in str(error)
+
+    with deaf_port() as port:
+        run(main(port))
+
+
+def test_a_host_that_does_not_exist_is_an_error() -> None:
+    async def main() -> None:
+        async with replica_of("http://nowhere.invalid/v1") as replica:
+            assert "is the server up, and the URL right?" in str(await failure_of(replica))
+
+    run(main())
+
+
+# ---- refusals
+
+
+def answering(status: int, body: object, headers: tuple[str, ...] = (), **more: Any) -> Script:
+    async def script(connection: Connection) -> None:
+        while await connection.request():
+            await connection.json(status, body, headers, **more)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("status", "retryable", "hint"),
+    [
+        (400, False, "boom"),
+        (401, False, "(set api_key or the environment variable OPENAI_API_KEY)"),
+        (404, False, "(is model 'm' served there, and does the URL end in /v1?)"),
+        (408, True, "boom"),
+        (422, False, "boom"),
+        (500, True, "boom"),
+        (502, True, "boom"),
+    ],
+)
+def test_a_refusal_says_what_the_server_said(status: int, retryable: bool, hint: str) -> None:
+    error = failing(answering(status, {"error": {"message": f"boom with {KEY}"}}))
+    assert (error.status, error.retryable) == (status, retryable)
+    assert f"answered {status} to a chat completion: boom with [api key]" in str(error)
+    assert hint in str(error)
+
+
+def test_a_server_may_say_itself_whether_another_try_can_help() -> None:
+    assert not failing(answering(500, {}, ("x-should-retry: false",))).retryable
+    assert failing(answering(400, {}, ("x-should-retry: true",))).retryable
+
+
+def test_a_redirect_is_told_and_not_followed_with_the_key() -> None:
+    error = failing(answering(307, b"", ("location: http://elsewhere.test/v1",)))
+    assert not error.retryable
+    assert "a redirect to http://elsewhere.test/v1 (set the URL to where it points)" in str(error)
+
+
+def test_a_page_instead_of_an_answer_is_told() -> None:
+    page = b"<html><head><title>Log in</title></head></html>"
+    error = failing(answering(200, page, kind="text/html"))
+    assert "HTML instead of an answer: Log in" in str(error)
+    assert "Bad Gateway" in str(failing(answering(502, b"<h1>Bad Gateway</h1>", kind="text/html")))
+
+
+def test_what_is_not_even_http_is_an_error() -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"SSH-2.0-OpenSSH_9.9\r\n\r\n")
+
+    assert "failed before an answer" in str(failing(script))
+
+
+def test_a_line_without_end_is_given_up() -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(SSE)
+        while True:
+            await connection.send(framed(b"x" * (1 << 20)))
+
+    assert "an event of more than" in str(failing(script))
+
+
+def test_an_error_body_without_end_is_given_up() -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(SSE.replace(b"200", b"500"))
+        while True:
+            await connection.send(framed(b"x" * (1 << 16)))
+
+    assert failing(script).status == 500
+
+
+# ---- busy servers
+
+
+def busy(refusals: int, status: int, *headers: str) -> Script:
+    async def script(connection: Connection) -> None:
+        while await connection.request():
+            if len(connection.server.requests) <= refusals:
+                await connection.json(status, {"error": {"message": "busy"}}, headers)
+            else:
+                await connection.answer(*HELLO)
+
+    return script
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (),
+        ("retry-after: 0",),
+        ("retry-after-ms: 5",),
+        ("retry-after: Thu, 01 Jan 1970 00:00:00 GMT",),
+    ],
+)
+def test_a_busy_server_is_asked_again(status: int, headers: tuple[str, ...]) -> None:
+    async def main() -> None:
+        script = busy(openai.BUSY_TRIES_MAX - 1, status, *headers)
+        async with serving(script) as server, replica_of(server.url) as replica:
+            assert "".join(await read(replica)) == "Hello"
+            assert len(server.requests) == openai.BUSY_TRIES_MAX
+
+    run(main())
+
+
+def test_a_server_that_stays_busy_is_given_up_after_so_many_tries() -> None:
+    async def main() -> None:
+        async with (
+            serving(busy(99, 429, "retry-after-ms: 5")) as server,
+            replica_of(server.url) as replica,
+        ):
+            error = await failure_of(replica)
+            assert (error.status, error.retryable, error.retry_after) == (429, True, 0.005)
+            assert len(server.requests) == openai.BUSY_TRIES_MAX
+
+    run(main())
+
+
+def test_a_wait_beyond_the_limit_or_the_deadline_is_told_instead_of_waited() -> None:
+    async def main() -> None:
+        script = busy(99, 503, "retry-after: 20")
+        async with serving(script) as server, replica_of(server.url) as replica:
+            deadline = asyncio.get_running_loop().time() + 10
+            error = await failure_of(replica, ask(deadline=deadline))
+            assert (error.status, error.retry_after) == (503, 20.0)
+            assert len(server.requests) == 1
+        script = busy(99, 503, "retry-after: 3600")
+        async with serving(script) as server, replica_of(server.url) as replica:
+            assert (await failure_of(replica)).retry_after == 3600.0
+            assert len(server.requests) == 1
+
+    run(main())
+
+
+# ---- cancelling and closing
+
+
+@pytest.mark.parametrize("spoken", [(), (text("Hel"),)])
+@pytest.mark.parametrize("way", ["cancel", "aclose"])
+def test_leaving_a_call_closes_its_connection(spoken: tuple[bytes, ...], way: str) -> None:
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        if spoken:
+            await connection.answer(*spoken, end=False)
+        asked.set()
+        await connection.left()
+        left.set()
+
+    async def main() -> None:
+        async with serving(script) as server, replica_of(server.url) as replica:
+            if way == "cancel":
+                task = asyncio.create_task(read(replica))
+                await asked.wait()
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            elif spoken:
+                stream = replica.stream(ask())
+                assert await anext(stream) == "Hel"
+                await stream.aclose()
+            else:
+                return
+            await left.wait()
+
+    run(main())
+
+
+def test_stopping_at_the_last_delta_leaves_nothing_open() -> None:
+    async def main() -> None:
+        async with serving(always(*HELLO)) as server, replica_of(server.url) as replica:
+            for _ in range(3):
+                stream = replica.stream(ask())
+                async for delta in stream:
+                    if delta.finish_reason:
+                        break
+                await stream.aclose()
+            assert server.connections == 1
+
+    run(main())
+
+
+def test_closing_the_replica_ends_calls_under_way_with_an_error() -> None:
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.answer(text("Hel"), end=False)
+        asked.set()
+        await connection.left()
+        left.set()
+
+    async def main() -> None:
+        async with serving(script) as server:
+            async with replica_of(server.url, max_connections=1) as replica:
+                reading = asyncio.create_task(failure_of(replica))
+                await asked.wait()
+                queued = asyncio.create_task(failure_of(replica))
+                await asyncio.sleep(0)
+            assert "after 3 characters of the answer" in str(await reading)
+            assert not (await queued).retryable
+            assert "after it was closed" in str(await failure_of(replica))
+            await left.wait()
+
+    run(main())
+
+
+def test_a_large_prompt_to_a_server_that_does_not_read_is_left_behind_nowhere() -> None:
+    connected = asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        connected.set()
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with serving(script) as server, replica_of(server.url) as replica:
+            task = asyncio.create_task(read(replica, ask("x" * (32 << 20))))
+            await connected.wait()
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    run(main())
+
+
+def test_done_is_not_waited_for_beyond_the_body() -> None:
+    async def main() -> None:
+        async with (
+            serving(always(text("Hello"), stop(), DONE)) as server,
+            replica_of(server.url) as replica,
+        ):
+            assert "".join(await read(replica)) == "Hello"
+
+    run(main())
