@@ -33,6 +33,7 @@ from .errors import GraphError, ParseError
 Schema = dict[str, Any]
 
 _TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
+_MODULES = re.compile(r"\b(?:\w+\.)+(?=\w)")
 _JSON_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 _REFUSALS = (ValueError, msgspec.MsgspecError, RecursionError)
 _NAMED = ("properties", "$defs", "patternProperties")
@@ -111,9 +112,9 @@ def parse(text: str) -> Any:
 
 def name_of(tp: Any) -> str:
     """The type as a user would write it."""
-    return (
-        tp.__name__ if isinstance(tp, type) and not get_args(tp) else str(tp).replace("typing.", "")
-    )
+    if isinstance(tp, type) and not get_args(tp):
+        return tp.__name__
+    return _MODULES.sub("", str(tp))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 _AROUND = " \t\r\n\"'`*_.,:;!?()[]{}<>“”‘’«»„。！？，：；「」『』（）"
+_QUOTES = " \t\r\n\"'`*_()"
 _JOINT = re.compile(r"(?<=\w)[\s_-]+(?=\w)")
 _NUMBER = re.compile(
     r"(?<![\w.])[-+−]?"  # not the tail of a word or of another number
@@ -142,7 +143,8 @@ def read_bare_float(text: str, truncated: bool = False) -> float:
 
 
 def _bare(expected: str, text: str) -> str:
-    bare = text.strip(" \t\"'`*_()").rstrip(".,;")
+    # Not the dot in front of ".5", nor the sign.
+    bare = text.strip(_QUOTES).rstrip(_QUOTES + ".,;")
     if _NUMBER.fullmatch(bare) is None:
         raise _unreadable(expected, text, "other text")
     return bare

@@ -157,6 +157,8 @@ class JsonItems:
             self._open.add(text[self._mark :])
         if not self.seen:
             self._unread.add(text)
+        elif self._unread.chars:
+            self._unread.take()
         self._read += end
         for held in (self._open, self._unread):
             if held.chars > OPEN_CHARS_MAX and self.error is None:

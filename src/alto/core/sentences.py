@@ -64,7 +64,7 @@ _BEFORE_DIGIT = _words(
 )
 # Perhaps the end: if a word follows with which sentences begin. So are "J." and "U.S.".
 _MAY_END = _words(
-    "inc ltd co corp llc plc jr sr esq al ph.d ave blvd rd jan feb mar apr jun jul aug sep sept oct"
+    "inc ltd co corp llc plc jr sr esq pvt al ph.d ave blvd rd jan feb mar apr jun jul aug sep sept oct"
     " nov dec"
 )
 _STARTERS = _words(
@@ -92,7 +92,7 @@ _BLANK = re.compile(r"[ \t\r]*")
 _MARKER = re.compile(r"(?:[-*•+–]|\d{1,3}[.)]|\(?\w{1,3}\)|\#{1,6}|>)\s|```|\*\*|\|")
 _OPEN_MARKER = re.compile(r"(?:[-*•+–]|\(?\w{0,3}[.)]?|\#{1,6}|>|`{1,2})")
 _BARE_MARKER = re.compile(r"[\s*_#>(•-]*(?:\d{1,3}|[A-Za-z]|[ivxIVX]{1,4})")
-_INLINE_MARKER = re.compile(r"[:;.)]\s+\(?\d{1,2}\Z")
+_INLINE_MARKER = re.compile(r"[:;)]\s+\(?\d{1,2}\Z")
 _SPACE = re.compile(r"\s*")
 _WORD = re.compile(r"\w")
 _QUOTE = re.compile('[「」『』“”（）《》【】"]')
