@@ -124,7 +124,7 @@ class Cursor:
                 continue
             if isinstance(found, Node):
                 assert found.merged is not None and step.merge is not None
-                return found.merged[step.merge.index]
+                return found.merged[step.merge.index, self.index[depth]]
             return found
 
     def leave(self) -> None:

@@ -50,9 +50,9 @@ def _children(node: Node, level: Level) -> list[Node]:
             return []
         return [child for child in scope.children if child is not None and not child.dead]
     found = []
-    for _, flow in opener.items:
+    for position, (_, flow) in enumerate(opener.items):
         for source in nodes_under(node, flow.level):
-            merged = source.merged.get(opener.index) if source.merged else None
+            merged = source.merged.get((opener.index, position)) if source.merged else None
             if merged is not None and not merged.dead:
                 found.append(merged)
     return found

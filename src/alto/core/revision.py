@@ -248,7 +248,7 @@ def revise(execution: Execution, node: Node, flow: Flow, value: Any) -> None:
 
 
 def _remerge(execution: Execution, node: Node, use: Use, position: int, value: Any) -> None:
-    merged = node.merged.get(use.index) if node.merged else None
+    merged = node.merged.get((use.index, position)) if node.merged else None
     present = value is not ABSENT and type(value) is not Failed
     if merged is not None and not merged.dead and present:
         revise(execution, merged, use.out, value)
@@ -256,7 +256,7 @@ def _remerge(execution: Execution, node: Node, use: Use, position: int, value: A
     if merged is not None:
         kill(execution, merged)
         assert node.merged is not None
-        del node.merged[use.index]
+        del node.merged[use.index, position]
     if present:
         execution.settle(merged_node(node, use, position), use.out, value)
     assert use.opens is not None
@@ -334,7 +334,7 @@ def merged_node(node: Node, use: Use, position: int) -> Node:
     merged = Node(above, (position, *rest), use.opens)
     if node.merged is None:
         node.merged = {}
-    node.merged[use.index] = merged
+    node.merged[use.index, position] = merged
     return merged
 
 

@@ -92,7 +92,7 @@ class Node:
         self.scopes: dict[int, Scope] | None = None
         self.feeds: dict[int, Feed] | None = None
         self.waiters: list[Any] | None = None
-        self.merged: dict[int, Node] | None = None
+        self.merged: dict[tuple[int, int], Node] | None = None
 
     @property
     def path(self) -> Path:
