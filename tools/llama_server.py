@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import tempfile
 import time
@@ -144,6 +145,7 @@ class LlamaServer:
         if self._process is None:
             return
         self._process.terminate()
+        self.thaw()  # a frozen process would not hear it
         try:
             self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -156,6 +158,19 @@ class LlamaServer:
             return
         self._process.kill()
         self._finish()
+
+    def freeze(self) -> None:
+        """Stop it in its tracks: connections stay open and nothing more comes. `thaw()` goes on."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen server go on; nothing if it is not frozen."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is None:
+            raise LlamaError(f"sent {number.name} to a server that was not started; call start()")
+        self._process.send_signal(number)
 
     def _finish(self) -> None:
         assert self._process is not None

@@ -28,8 +28,9 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 @asynccontextmanager
-async def opened(*servers: LlamaServer) -> AsyncIterator[Engine]:
-    engine = OpenAI(urls=[server.url for server in servers], model="tiny").open("chat")
+async def opened(*servers: LlamaServer, **options: Any) -> AsyncIterator[Engine]:
+    urls = [server.url for server in servers]
+    engine = OpenAI(urls=urls, model="tiny", **options).open("chat")
     try:
         yield engine
     finally:

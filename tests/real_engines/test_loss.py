@@ -47,6 +47,29 @@ def test_a_server_that_dies_in_mid_answer_is_an_error_at_once(doomed: LlamaServe
     run(main())
 
 
+def test_a_server_that_freezes_in_mid_answer_is_an_error_in_time(doomed: LlamaServer) -> None:
+    """Its connections stay open and silent, new ones too: only the client's own clock can tell."""
+
+    async def main() -> None:
+        async with (
+            opened(doomed, stall_timeout=0.5, first_chunk_timeout=0.5) as engine,
+            aclosing(engine.stream(call(tokens=LONG))) as stream,
+        ):
+            for _ in range(3):
+                await anext(stream)
+            doomed.freeze()
+            with pytest.raises(EngineError) as silent:
+                async with asyncio.timeout(PROMPT_LIMIT_S):
+                    async for delta in stream:
+                        assert delta.finish_reason is None
+            assert silent.value.retryable
+        doomed.thaw()
+        async with opened(doomed) as engine:
+            await read(engine.stream(call()))
+
+    run(main())
+
+
 def test_a_server_that_comes_back_is_used_again(doomed: LlamaServer) -> None:
     async def main() -> None:
         async with opened(doomed) as engine:
