@@ -58,6 +58,10 @@ class Connection:
         self.server.requests.append(request)
         return request
 
+    async def some(self) -> bytes:
+        """Some bytes of a request, and no more of it than fits in a buffer."""
+        return await self._reader.read(100)
+
     async def send(self, *pieces: bytes) -> None:
         """Write each piece as it is, in a write of its own."""
         for piece in pieces:

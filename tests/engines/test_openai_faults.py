@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
@@ -547,23 +548,38 @@ def test_closing_the_replica_ends_calls_under_way_with_an_error() -> None:
     run(main())
 
 
-def test_a_large_prompt_to_a_server_that_does_not_read_is_left_behind_nowhere() -> None:
-    connected = asyncio.Event()
+def test_a_large_prompt_to_a_server_that_does_not_read_leaves_no_transport() -> None:
+    sending = asyncio.Event()
 
     async def script(connection: Connection) -> None:
-        connected.set()
+        await connection.some()
+        sending.set()
         await asyncio.Event().wait()
 
     async def main() -> None:
-        async with serving(script) as server, replica_of(server.url) as replica:
-            task = asyncio.create_task(read(replica, ask("x" * (32 << 20))))
-            await connected.wait()
-            await asyncio.sleep(0)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+        async with serving(script) as server:
+            async with replica_of(server.url) as replica:
+                task = asyncio.create_task(read(replica, ask("x" * (32 << 20))))
+                await sending.wait()
+                assert len(transports_to(server.url)) == 1
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            assert transports_to(server.url) == []
 
     run(main())
+
+
+def transports_to(url: str) -> list[asyncio.Transport]:
+    """The open transports to a server in this process."""
+    port = int(url.rpartition(":")[2].partition("/")[0])
+    return [
+        thing
+        for thing in gc.get_objects()
+        if isinstance(thing, asyncio.Transport)
+        and (thing.get_extra_info("peername") or (None, None))[1] == port
+        and getattr(thing, "_sock", None) is not None
+    ]
 
 
 def test_done_is_not_waited_for_beyond_the_body() -> None:
