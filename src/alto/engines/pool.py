@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -67,6 +67,7 @@ class _Reader:
         "sends",
         "start",
         "waiter",
+        "writing",
     )
 
     def __init__(self, number: CallId, call: Call) -> None:
@@ -82,6 +83,8 @@ class _Reader:
         """What tries that broke in mid-text have cost; None if none did."""
         self.finished = False
         """The present try gave all it had."""
+        self.writing = False
+        """A try has begun and not broken; there is never a second."""
         self.sends: deque[ReplicaId] = deque()
         """Where to go, not yet gone to."""
         self.error: AltoError | None = None
@@ -258,6 +261,10 @@ class Pool:
         except BaseException:
             await inner.aclose()
             raise
+        if reader.writing:
+            await inner.aclose()  # second in a race, by less than a moment
+            return None
+        reader.writing = True
         self._tell(Began(reader.number, replica))
         return _Opened(replica, inner, first)
 
@@ -266,19 +273,20 @@ class Pool:
 
         The core asks to `Drop` the losers of a race; here they are closed when it is decided.
         """
-        legs: set[asyncio.Task[_Opened | None]] = set()
+        legs: list[asyncio.Task[_Opened | None]] = []
         reader.sends.appendleft(replica)
         winner: _Opened | None = None
         try:
             while winner is None and (legs or reader.sends):
                 while reader.sends:
-                    legs.add(asyncio.create_task(self._begin(reader, reader.sends.popleft())))
+                    leg = self._begin(reader, reader.sends.popleft())
+                    legs.append(asyncio.create_task(leg))
                 reader.waiter = asyncio.get_running_loop().create_future()
                 news: set[asyncio.Future[Any]] = {*legs, reader.waiter}
                 await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
-                for leg in [leg for leg in legs if leg.done() and winner is None]:
-                    winner = leg.result()
-                    legs.remove(leg)
+                for done in [leg for leg in legs if leg.done()]:
+                    winner = done.result() or winner
+                    legs.remove(done)
             await _stop(legs)
             return winner
         except BaseException:
@@ -309,6 +317,7 @@ class Pool:
 
     def _broke(self, reader: _Reader, replica: ReplicaId, error: EngineError) -> None:
         """The present try broke in mid-text: ask for the rest, if that can be had."""
+        reader.writing = False
         core, given = self._core, reader.given
         part = given[reader.start :]
         prompt_tokens = read(reader.asked, hashed=False).size * core.tokens_per_byte.value
@@ -403,12 +412,11 @@ class Pool:
         )
 
 
-async def _stop(legs: Iterable[asyncio.Task[_Opened | None]]) -> None:
-    """Close what lost a race, also what came in second in the very same moment."""
-    pending = list(legs)
-    for leg in pending:
+async def _stop(legs: Sequence[asyncio.Task[_Opened | None]]) -> None:
+    """Close what lost a race, and what had won it when its reader went away."""
+    for leg in legs:
         leg.cancel()
-    for result in await asyncio.gather(*pending, return_exceptions=True):
+    for result in await asyncio.gather(*legs, return_exceptions=True):
         if isinstance(result, _Opened):
             await result.inner.aclose()
 
