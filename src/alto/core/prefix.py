@@ -6,9 +6,9 @@ chained on the one before, and every replica has an index of the chains it was s
 
 We have no tokenizer: a block is bytes, and `TOKENS_PER_BYTE` (a quarter) turns bytes into tokens
 until an engine's own counts teach better. Bytes rather than characters, because scripts that take
-three bytes a letter also take more tokens a letter. Blocks are 128 bytes at the start of a prompt
-and get coarser further in (the step doubles after every 32 blocks), so that a prompt of a megabyte
-has about 400 blocks and the end of a match is known to within about 3 %.
+three bytes a letter also take more tokens a letter. Blocks are 256 bytes at the start of a prompt
+and get coarser further in (the step doubles after every 16 blocks), so that a prompt of a megabyte
+has about 180 blocks and the end of a match is known to within 6 %.
 
 The hash is CRC-32, for its speed. Prompts that collide cost a badly placed call, nothing more.
 
@@ -31,13 +31,13 @@ TOKENS_PER_BYTE = 0.25
 PART_BYTES = 3200
 """What a picture or a sound counts for, as it is no text: about 800 tokens."""
 
-_STEP_BYTES = 128
-_BLOCKS_PER_STEP = 32
+_STEP_BYTES = 256
+_BLOCKS_PER_STEP = 16
 _STEPS = 24
 
 
 def _ends() -> Iterator[int]:
-    """Where each block ends, for prompts of up to 64 GiB: a fixed table shared by all prompts."""
+    """Where each block ends, for prompts of up to 60 GiB: a fixed table shared by all prompts."""
     end = 0
     for power in range(_STEPS):
         for _ in range(_BLOCKS_PER_STEP):
@@ -51,7 +51,7 @@ ENDS: tuple[int, ...] = tuple(_ends())
 _SIZES = tuple(end - start for start, end in zip((0, *ENDS), ENDS, strict=False))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prompt:
     """A prompt as far as placing it goes: its chain of block hashes and its length in bytes."""
 

@@ -4,6 +4,9 @@ The pool decides *which* call is next (see `pool.py`) and asks its policy *where
 verbs: `choose` one of the replicas that have room, and `observe` what came of it. It never sees
 prompts, sockets or the pool: only numbers that the pool has measured or expects.
 
+What a policy sees are values: they are made for one choice and nobody looks at them afterwards.
+(They are not frozen because freezing makes them four times as dear, for each replica and call.)
+
 Always true of a policy:
     Y1  `choose` returns an index into the candidates and changes nothing
     Y2  luck comes from the random that is handed in, so that a replay gives the same choices
@@ -21,7 +24,7 @@ ReplicaId = NewType("ReplicaId", int)
 """The place of a replica in its pool, from 0."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Facts:
     """What is known of a call before it runs."""
 
@@ -36,7 +39,7 @@ class Facts:
     """How long the call's request has been in this pool."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Candidate:
     """A healthy replica with room, as it stands now."""
 
@@ -58,7 +61,7 @@ class Candidate:
     """Seconds by which one more call makes every token of all calls there later."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Placed:
     """A call was sent."""
 
@@ -67,7 +70,7 @@ class Placed:
     now: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finished:
     """A call ended well."""
 
