@@ -1,0 +1,1 @@
+"""Random pipelines, what they should give, and whether they do."""
