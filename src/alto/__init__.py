@@ -28,7 +28,8 @@ from .errors import (
     ParseError,
     StageError,
 )
-from .pipeline import Flow, Pipeline, either, merge, pipeline
+from .pipeline import Pipeline, either, merge, pipeline
+from .placeholder import Flow
 from .runtime.current import Current, current
 from .runtime.driver import Event
 from .runtime.embedded import Request, Runtime, run

@@ -1,7 +1,7 @@
 """What a runtime needs to know besides the pipeline: engines, stages, limits.
 
-In Python a `Config` holds live values (`alto.OpenAI(...)`, `alto.Simulated(...)`). `Config.load`
-reads the same from `alto.toml` and the environment.
+In Python a `Config` holds engines as values (`alto.OpenAI(...)`, `alto.Simulated(...)`);
+`Config.load` reads the same from `alto.toml` and the environment.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .engines.protocol import EngineSpec
 
 @dataclass(frozen=True, slots=True)
 class StageConfig:
-    """`[stages.NAME]`: what a deployment changes about a stage. None keeps the stage's own value."""
+    """`[stages.NAME]`: what a deployment changes about a stage. None keeps its own value."""
 
     instances: int | None = None
     max_concurrency: int | None = None

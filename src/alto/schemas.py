@@ -153,7 +153,8 @@ def _by_msgspec(tp: Any) -> _Codec:
     decoder = msgspec.json.Decoder(tp, dec_hook=_subclass)
 
     def schema() -> Schema:
-        return _strict(msgspec.json.schema(tp, schema_hook=_subclass_schema))
+        made = _strict(msgspec.json.schema(tp, schema_hook=_subclass_schema))
+        return _in_order(made, [part for part in _parts(tp, []) if typing.is_typeddict(part)])
 
     def convert(value: Any) -> Any:
         return msgspec.convert(value, tp, dec_hook=_subclass)
@@ -226,6 +227,19 @@ def _strict(schema: Schema) -> Schema:
     root = dict(defs[reference.rsplit("/", 1)[-1]])
     used = json.dumps(defs).count('"$ref"') > 0
     return {**root, "$defs": defs} if used else root
+
+
+def _in_order(schema: Schema, kinds: list[Any]) -> Schema:
+    """msgspec sorts the names of a TypedDict, but models write them in the order they are told:
+    with "reason" declared before "verdict" they must stay so."""
+    orders = {kind.__name__: list(typing.get_type_hints(kind)) for kind in kinds}
+    for each in [schema, *schema.get("$defs", {}).values()]:
+        order = orders.get(each.get("title", ""), ())
+        properties = each.get("properties", {})
+        if set(order) == set(properties):
+            each["properties"] = {name: properties[name] for name in order}
+            each["required"] = list(order)
+    return schema
 
 
 def _strictly(node: Any) -> Any:

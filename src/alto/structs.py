@@ -84,7 +84,7 @@ class Reader(Generic[T]):
     """How one stage's text is read."""
 
     expected: str
-    """What the text should be, in a few words."""
+    """What the text should be, in a few words, for an error or for the model when asked again."""
 
     schema: Schema | None
     """What guided decoding should follow; None for free text. Streams and lists have an object
@@ -126,42 +126,50 @@ def _text_reader(kind: type[str], stream: bool) -> Reader[Any]:
         def trimmed(text: str, truncated: bool = False) -> str:
             return kind(text.strip())
 
-        return Reader(f"a {kind.__name__}", None, lambda: Choice(trimmed))
+        return Reader("text", None, lambda: Choice(trimmed))
     if kind not in cutters:
         raise GraphError(
             f"Stream[{kind.__name__}]: text cannot be cut into {kind.__name__}. Expected "
             "Stream[str], Stream[Sentence], Stream[Line] or Stream[Paragraph]."
         )
-    return Reader(f"a stream of {kind.__name__}", None, cutters[kind])
+    return Reader("text", None, cutters[kind])
 
 
 def _choice_reader(element: Any, stream: bool) -> Reader[Any]:
-    read, read_line = _readings(element)
-    schema = schema_of(element)
-    name = name_of(element)
+    expected, read, read_line = _readings(element)
+    schema = _choice_schema(element)
     if not stream:
-        return Reader(f"one {name}", schema, lambda: Choice(read))
+        return Reader(expected, schema, lambda: Choice(read))
     return Reader(
-        f"a stream of {name}",
+        f"a JSON array, or lines, each {expected}",
         _wrapped("items", schema, many=True),
-        lambda: ScalarItems(read, read_line, expected=name),
+        lambda: ScalarItems(read, read_line, expected=expected),
     )
 
 
-def _readings(element: Any) -> tuple[Read[Any], Read[Any]]:
-    """How a whole answer, or an element of an array, is read, and how a line is."""
+def _readings(element: Any) -> tuple[str, Read[Any], Read[Any]]:
+    """What a choice is, how a whole answer or an element of an array is read, and how a line is."""
     members = _members(element)
     labels = [label for member in members for label in _labels(member)]
     if float in members:
-        number, bare_number = _either(labels, read_float), _either(labels, read_bare_float)
-    elif int in members:
-        number, bare_number = _either(labels, read_int), _either(labels, read_bare_int)
-    elif bool in members:
-        # Talk is full of "no": a line must be the bare word.
-        return Labels(labels), Labels(labels).bare
-    else:
-        return Labels(labels), Labels(labels)
-    return number, bare_number
+        return "a number", _either(labels, read_float), _either(labels, read_bare_float)
+    if int in members:
+        return "a whole number", _either(labels, read_int), _either(labels, read_bare_int)
+    read = Labels(labels)
+    # Talk is full of "no", so that a line with a bool must be the bare word.
+    return read.expected, read, read.bare if bool in members else read
+
+
+def _choice_schema(element: Any) -> Schema:
+    """An Enum with values that are no strings may be given by its names too, as it is read."""
+    plain = plain_type(element)
+    if not isinstance(plain, type) or not issubclass(plain, enum.Enum):
+        return schema_of(element)
+    values = [member.value for member in plain]
+    if all(isinstance(value, str) for value in values):
+        return {"type": "string", "enum": [str(value) for value in values]}
+    names = [member.name for member in plain]
+    return {"enum": names + [value for value in values if type(value) is int]}
 
 
 def _either(labels: list[tuple[str, Any]], number: Read[Any]) -> Read[Any]:
@@ -210,7 +218,8 @@ def _labels_of(value: Any) -> list[tuple[str, Any]]:
 
 def _json_stream_reader(element: Any) -> Reader[Any]:
     schema = schema_of(element)
-    fields = _fields(schema)
+    names = _fields(schema)
+    fields = None if names is None else frozenset(names)
     if fields is not None and isinstance(element, type):
         # A pydantic model may take its fields by their own names besides their aliases.
         fields |= frozenset(getattr(element, "model_fields", ()))
@@ -221,8 +230,8 @@ def _json_stream_reader(element: Any) -> Reader[Any]:
         cutter = JsonItems(starts=starts, fields=fields, wrapper=wrapper)
         return _Decoded(cutter, element)
 
-    name = name_of(element)
-    return Reader(f"a stream of {name} as JSON", _wrapped(wrapper, schema, many=True), new)
+    expected = f"a JSON array of {name_of(element)}{_named(names)}"
+    return Reader(expected, _wrapped(wrapper, schema, many=True), new)
 
 
 def _json_reader(element: Any) -> Reader[Any]:
@@ -232,7 +241,7 @@ def _json_reader(element: Any) -> Reader[Any]:
     if schema.get("type") != "object":
         wrapper = "items" if starts == ARRAY else "value"
         root = _wrapped(wrapper, schema) if schema else None
-    name = f"{name_of(element)} as JSON"
+    name = f"JSON for {name_of(element)}{_named(_fields(schema))}"
     if starts == OBJECT:
         return Reader(name, root, lambda: _Decoded(JsonWhole(), element))
 
@@ -298,12 +307,16 @@ def _resolved(schema: Schema, root: Schema) -> list[Schema]:
     return [schema]
 
 
-def _fields(schema: Schema) -> frozenset[str] | None:
+def _fields(schema: Schema) -> list[str] | None:
     """The names that an item has, if it is an object and they are known."""
     alternatives = [each for each in _resolved(schema, schema) if each.get("type") == "object"]
     if not alternatives or any("properties" not in each for each in alternatives):
         return None
-    return frozenset(name for each in alternatives for name in each["properties"])
+    return list(dict.fromkeys(name for each in alternatives for name in each["properties"]))
+
+
+def _named(fields: list[str] | None) -> str:
+    return f" with {', '.join(fields)}" if fields else ""
 
 
 def _starts(schema: Schema) -> str:

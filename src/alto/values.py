@@ -29,6 +29,8 @@ SIZE_DEPTH_MAX = 8
 
 _PLAIN: tuple[Any, ...] = (int, float, bytes, dict, list, tuple, set, frozenset)
 _WORD = 8
+_REFUSALS = (TypeError, ValueError, RecursionError, OverflowError, msgspec.MsgspecError)
+_read = msgspec.json.Decoder().decode
 _OPAQUE = b"\xc1"
 """Marks pickled bytes: the one byte that no MessagePack value begins with."""
 
@@ -41,8 +43,13 @@ def to_jsonable(value: Any) -> Any:
     if type(value) in (str, int, float, bool, type(None)):
         return value
     try:
+        return _read(msgspec.json.encode(value, enc_hook=_for_json))
+    except _REFUSALS:
+        pass
+    try:
+        # Numbers of more than 64 bits, and halves of surrogate pairs, have no encoding there.
         return msgspec.to_builtins(value, str_keys=True, enc_hook=_for_json)
-    except (TypeError, ValueError, RecursionError, OverflowError):
+    except _REFUSALS:
         return repr(value)
 
 
@@ -54,7 +61,7 @@ def encode(value: Any) -> bytes:
     """
     try:
         return msgspec.msgpack.encode(value, enc_hook=_for_bytes, order="deterministic")
-    except (TypeError, ValueError, RecursionError, OverflowError):
+    except _REFUSALS:
         return _OPAQUE + _pickled(value)
 
 

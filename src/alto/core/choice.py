@@ -75,10 +75,10 @@ class Labels(Generic[T]):
         self._labels = [(label, _fold(label), value) for label, value in labels]
         self._exact = {label: value for label, _, value in reversed(self._labels)}
         self._folded = {folded: value for _, folded, value in reversed(self._labels)}
-        self._expected = f"one of {', '.join(label for label, _, _ in self._labels)}"
+        self.expected = f"one of {', '.join(label for label, _, _ in self._labels)}"
         # Longest first, so that an alternative inside another one never wins.
-        by_length = sorted(self._folded, key=len, reverse=True)
-        self._word = re.compile("|".join(_word(folded) for folded in by_length))
+        by_length = sorted(filter(None, self._folded), key=len, reverse=True)
+        self._word = re.compile("|".join(map(_word, by_length)) or "(?!)")
 
     def bare(self, text: str, truncated: bool = False) -> T:
         """The text is a label and nothing else."""
@@ -89,7 +89,7 @@ class Labels(Generic[T]):
         if folded not in self._folded:
             folded = folded.strip(_AROUND)
         if truncated or folded not in self._folded:
-            raise _unreadable(self._expected, text, "other text")
+            raise _unreadable(self.expected, text, "other text")
         return self._folded[folded]
 
     def __call__(self, text: str, truncated: bool = False) -> T:
@@ -104,10 +104,10 @@ class Labels(Generic[T]):
         values = [self._folded[match[0]] for match in found]
         if not values or any(value != values[0] for value in values):
             if truncated:
-                raise cut_off(self._expected, text)
-            raise _unreadable(self._expected, text, "several" if values else "none")
+                raise cut_off(self.expected, text)
+            raise _unreadable(self.expected, text, "several" if values else "none")
         if truncated and found[-1].end() == len(folded) and self._goes_on(found[-1][0]):
-            raise cut_off(self._expected, text)
+            raise cut_off(self.expected, text)
         return values[0]
 
     def _goes_on(self, folded: str) -> bool:

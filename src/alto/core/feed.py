@@ -26,7 +26,8 @@ from .graph import Gather, Mode, Output, Step
 from .scope import ABSENT, PENDING, Failed, Node
 
 if TYPE_CHECKING:
-    from .execution import Execution, Invocation
+    from .attempt import Invocation
+    from .execution import Execution
 
 
 class Signal(Enum):
@@ -204,9 +205,9 @@ class Feed:
         cursor = self.cursor
         found = cursor.advance()
         if found.__class__ is Node:
-            value = found.vals[self.slot]  # type: ignore[union-attr]
+            value = found.vals[self.slot]
             if self.hold:
-                self.given.append((found, value))  # type: ignore[arg-type]
+                self.given.append((found, value))
             cursor.leave()
             return value
         return self._no_item(found)
@@ -244,10 +245,10 @@ class Feed:
         """Take all that is there into `values`; answers WAIT, END or a `Failed`."""
         cursor, slot = self.cursor, self.slot
         while (found := cursor.advance()).__class__ is Node:
-            value = found.vals[slot]  # type: ignore[union-attr]
+            value = found.vals[slot]
             self.values.append(value)
             if self.hold:
-                self.given.append((found, value))  # type: ignore[arg-type]
+                self.given.append((found, value))
             cursor.leave()
         if found is END:
             self.ended = True

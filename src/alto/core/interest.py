@@ -15,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from . import lifecycle, pressure, settling
+from .attempt import ACTIVE, Invocation, State
 from .graph import Flow, Gather, Kind, Level, Mode, Use
 from .scope import PENDING, Node
 
 if TYPE_CHECKING:
-    from .execution import Execution, Invocation
+    from .execution import Execution
 
 
 def nodes_under(node: Node, level: Level) -> Iterator[Node]:
@@ -66,14 +68,8 @@ def active(execution: Execution) -> list[Invocation]:
             continue
         for node in nodes_under(execution.root, level):
             if node.invocations is not None:
-                found.extend(i for i in node.invocations.values() if i.state in _active())
+                found.extend(i for i in node.invocations.values() if i.state in ACTIVE)
     return found
-
-
-def _active() -> frozenset[object]:
-    from .execution import ACTIVE
-
-    return ACTIVE  # type: ignore[return-value]
 
 
 def settled(use: Use, node: Node) -> bool:
@@ -83,7 +79,7 @@ def settled(use: Use, node: Node) -> bool:
     if node.invocations is None:
         return False
     invocation = node.invocations.get(use.slot)
-    return invocation is not None and invocation.state not in _active()
+    return invocation is not None and invocation.state not in ACTIVE
 
 
 def wanted(execution: Execution, flow: Flow, node: Node) -> bool:
@@ -91,16 +87,16 @@ def wanted(execution: Execution, flow: Flow, node: Node) -> bool:
     if flow.outputs:
         return True
     for use in flow.item_of:
-        if node.level.is_under(use.level) and settled(use, node.up(node.level.depth - use.level.depth)):
+        if node.level.is_under(use.level) and settled(
+            use, node.up(node.level.depth - use.level.depth)
+        ):
             continue
         if wanted(execution, use.out, _clip(node, use.out.level)):
             return True
     for gather in flow.gathered_by:
         if _gather_wanted(execution, gather, node):
             return True
-    return any(
-        wanted(execution, use.out, _clip(node, use.out.level)) for use, _ in flow.merged_by
-    )
+    return any(wanted(execution, use.out, _clip(node, use.out.level)) for use, _ in flow.merged_by)
 
 
 def _gather_wanted(execution: Execution, gather: Gather, node: Node) -> bool:
@@ -147,7 +143,7 @@ def lost(execution: Execution, flow: Flow, node: Node) -> None:
             continue
         for place in _places(execution, use, node):
             invocation = place.invocations.get(use.slot) if place.invocations else None
-            if invocation is None or invocation.state not in _active():
+            if invocation is None or invocation.state not in ACTIVE:
                 continue
             if not wanted(execution, use.out, place):
                 cancel(execution, invocation)
@@ -164,21 +160,17 @@ def lost_items(execution: Execution, use: Use, node: Node) -> None:
 
 def cancel(execution: Execution, invocation: Invocation) -> None:
     """Stop an attempt that nobody wants; what it read interests it no more."""
-    from .execution import State
-
-    execution.stop(invocation, State.CANCELLED)
-    execution._end_rerun(invocation)
+    lifecycle.stop(execution, invocation, State.CANCELLED)
+    lifecycle.end_rerun(execution, invocation)
     for feed in invocation.feeds:
         if not feed.ended and not feed.lost:
             feed.lost = True
             feed.skip()
-    execution._obligation(invocation.node)
+    pressure.obligation(execution, invocation.node)
 
 
 def revive(execution: Execution, flow: Flow, node: Node) -> None:
     """A reader of `flow` below `node` starts over: what was cancelled and is wanted runs again."""
-    from .execution import State
-
     for use in _upstream(execution, flow):
         if use.kind is not Kind.STAGE:
             continue
@@ -189,9 +181,9 @@ def revive(execution: Execution, flow: Flow, node: Node) -> None:
             if not wanted(execution, use.out, place):
                 continue
             if invocation.attempt == 0:
-                execution._evaluate(use, place)
+                settling.evaluate(execution, use, place)
             else:
-                execution.restart(invocation, rerun=False)
+                lifecycle.restart(execution, invocation, rerun=False)
 
 
 def doomed(execution: Execution, level: Level, node: Node) -> bool:

@@ -13,7 +13,11 @@ ROOT: Path = ()
 
 def show(path: Path) -> str:
     """A path as people read it: `(0, 2)`, and `the request` for the root."""
-    return "the request" if not path else "(" + ", ".join(map(str, path)) + ("," * (len(path) == 1)) + ")"
+    return (
+        "the request"
+        if not path
+        else "(" + ", ".join(map(str, path)) + ("," * (len(path) == 1)) + ")"
+    )
 
 
 def is_under(path: Path, ancestor: Path) -> bool:

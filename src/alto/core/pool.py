@@ -53,7 +53,7 @@ from .pool_events import (
     Woke,
 )
 from .prefix import TOKENS_PER_BYTE, Prompt
-from .replicas import Limits, ReplicaState, Try
+from .replicas import Limits, ReplicaState, Try, forgive
 from .scheduling import CallId, Facts, Finished, Placed, Policy, ReplicaId, needs_prefix
 
 OUTPUT_TOKENS_PRIOR = 128.0
@@ -350,6 +350,7 @@ class CallPool:
             now - flight.since,
         )
         candidates = [replica.candidate(blocks, per_byte) for replica in free]
+        forgive(free, candidates, now)
         try:
             index = self.policy.choose(candidates, facts, now, self._random)
             if not 0 <= index < len(candidates):

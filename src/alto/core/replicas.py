@@ -9,7 +9,9 @@ as too many.
 
 *Speed.* Two lines are fitted, see `learning.py`: the time to the first piece of text over the
 prompt tokens read until then, and the time for each further token over the calls that ran along.
-From the latter the reading of other prompts in the same time is taken off first.
+From the latter the reading of other prompts in the same time is taken off first. A replica that has
+been idle for long is believed to be ever less worse than the best: else one that was slow once
+would never be tried, and so never be known to have recovered.
 
 *Health.* After `failures_max` failures in a row a replica is open: it gets nothing for a while that
 doubles each time. Then one call goes there as a probe, and its first piece of text closes the case.
@@ -32,6 +34,8 @@ from .prefix import PrefixIndex, matched_bytes
 from .scheduling import Candidate, Facts, ReplicaId
 
 WARM_ROOM = 4.0
+STALE_S = 30.0
+"""Idle for longer, half of what makes a replica look slow is forgotten in each such time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +163,11 @@ class ReplicaState:
         """When time alone will make it take calls again; None if it is not time that is missing."""
         at = max(self.hold_until, self.open_until or 0.0)
         return at if at > now and not self._probing else None
+
+    def trust(self, now: float) -> float:
+        """How much of its measured slowness still counts: 1, or less when it was long idle."""
+        idle_s = now - self._changed_at
+        return 1.0 if self.sequences or idle_s <= STALE_S else 0.5 ** (idle_s / STALE_S - 1.0)
 
     def candidate(self, blocks: Sequence[int], tokens_per_byte: float) -> Candidate:
         """It, as a policy sees it."""
@@ -314,6 +323,17 @@ class ReplicaState:
     def _pass(self, now: float) -> None:
         self._area += self.sequences * (now - self._changed_at)
         self._changed_at = now
+
+
+def forgive(replicas: Sequence[ReplicaState], candidates: Sequence[Candidate], now: float) -> None:
+    """Let replicas that have long been idle look less slow, up to the best of the others."""
+    for replica, candidate in zip(replicas, candidates, strict=True):
+        trust = replica.trust(now)
+        if trust < 1.0:
+            step_s = min(one.step_s for one in candidates)
+            prefill_s = min(one.prefill_s for one in candidates)
+            candidate.step_s = step_s + (candidate.step_s - step_s) * trust
+            candidate.prefill_s = prefill_s + (candidate.prefill_s - prefill_s) * trust
 
 
 def _wish(error: EngineError) -> float:

@@ -9,22 +9,23 @@ that had taken it there, which then runs again and is compared in its turn.
 A reader that had read something that is no longer so starts over. Whether it had is found out by
 walking again: the items that it was given must still come in the same order from the same nodes.
 
-A client that had been given an item gets the new one at the same path as `revised`, or hears that it
-is `withdrawn`; an equal one is not given twice.
+A client that had been given an item gets the new one at the same path as `revised`, or hears that
+it is `withdrawn`; an equal one is not given twice.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import interest
+from . import feeding, interest, lifecycle, settling
+from .attempt import ACTIVE, Invocation, State
 from .feed import END, Cursor, Feed, Forgotten
 from .graph import Flow, Gather, Kind, Mode, Output, Use
 from .path import Path, is_under
 from .scope import ABSENT, PENDING, Failed, Node, Scope
 
 if TYPE_CHECKING:
-    from .execution import Execution, Invocation
+    from .execution import Execution
 
 _NEVER = object()
 
@@ -112,7 +113,7 @@ def _feed_of(execution: Execution, walker: Gather | Output, node: Node) -> Feed 
 
 
 def review(execution: Execution, feed: Feed) -> None:
-    """What this feed walks over has changed: go on from the right place, or start its reader over."""
+    """What this feed walks over has changed: go on from there, or start its reader over."""
     if feed.node.dead:
         return
     source = feed.source
@@ -127,7 +128,7 @@ def review(execution: Execution, feed: Feed) -> None:
     if invocation is None:
         feed.reset()
         return
-    if source.mode is Mode.LIST and invocation.state.value == "waiting":
+    if source.mode is Mode.LIST and invocation.state is State.WAITING:
         feed.reset()
         feed.given = []
         execution._moves.append(feed)
@@ -165,39 +166,27 @@ def _still_so(feed: Feed) -> bool:
         return False
     feed.cursor = cursor
     if feed.hungry:
-        feed.hungry = False
-        if feed.invocation is not None:
-            execution = feed.execution
-            execution.idle -= 1
-            found = cursor.advance()
-            if isinstance(found, Node) or found is END or isinstance(found, Failed):
-                feed.hungry = True
-                execution.idle += 1
-            else:
-                feed.hungry = True
-                execution.idle += 1
+        cursor.advance()  # registers it where it stands now
     return True
 
 
 def again(execution: Execution, invocation: Invocation) -> None:
     """An attempt had read what is no longer so: the next one starts from the beginning."""
-    state = invocation.state.value
-    if state in ("dead", "absent"):
+    state = invocation.state
+    if state in (State.DEAD, State.ABSENT):
         return
-    if state == "cancelled":
+    if state is State.CANCELLED:
         for gather in invocation.use.gathers:
-            rewind(execution, execution._feed(gather, invocation.node))
+            rewind(execution, feeding.feed_at(execution, gather, invocation.node))
         return
-    was_over = state in ("done", "failed")
+    was_over = state in (State.DONE, State.FAILED)
     if not was_over:
-        from .execution import State
-
-        execution.stop(invocation, State.DEAD)
+        lifecycle.stop(execution, invocation, State.DEAD)
     rerun = invocation.rerun
     if was_over and not rerun:
         execution.reruns += 1
         rerun = True
-    execution.restart(invocation, rerun)
+    lifecycle.restart(execution, invocation, rerun)
 
 
 def rewind(execution: Execution, feed: Feed) -> None:
@@ -219,12 +208,12 @@ def revise(execution: Execution, node: Node, flow: Flow, value: Any) -> None:
     """A settled flow changes at a node: everybody who had taken it takes it again."""
     node.vals[flow.slot] = value
     if node.waiters is not None:
-        execution._wake_waiters(node)
+        settling.wake_waiters(execution, node)
+    for use, position in flow.merged_by:
+        _remerge(execution, node, use, position, value)
     for use in flow.item_of:
         for place in list(interest.nodes_under(node, use.level)):
             _reevaluate(execution, use, place)
-    for use, position in flow.merged_by:
-        _remerge(execution, node, use, position, value)
     for gather in flow.completed_by:
         feed = _feed_of(execution, gather, node)
         if feed is not None and feed.queue is not None and value is not ABSENT:
@@ -272,7 +261,7 @@ def _reevaluate(execution: Execution, use: Use, node: Node) -> None:
         _reevaluate_stage(execution, use, node)
         return
     if node.vals[use.out.slot] is PENDING:
-        execution._evaluate(use, node)
+        settling.evaluate(execution, use, node)
         return
     value: Any = ABSENT
     if use.kind is Kind.EITHER:
@@ -290,13 +279,11 @@ def _reevaluate(execution: Execution, use: Use, node: Node) -> None:
         if failed is not None:
             value = failed
         elif not any(item is ABSENT for item in values):
-            value = execution.instant(use, node)
+            value = settling.instant(execution, use, node)
     put(execution, node, use.out, value)
 
 
 def _reevaluate_stage(execution: Execution, use: Use, node: Node) -> None:
-    from .execution import State
-
     invocation = node.invocations.get(use.slot) if node.invocations else None
     if invocation is None or invocation.state is State.DEAD:
         return
@@ -305,25 +292,25 @@ def _reevaluate_stage(execution: Execution, use: Use, node: Node) -> None:
         return
     over = invocation.state in (State.DONE, State.FAILED, State.ABSENT)
     if not over:
-        execution.stop(invocation, State.DEAD)
+        lifecycle.stop(execution, invocation, State.DEAD)
     if any(value is PENDING for value in values):
         assert node.invocations is not None
         del node.invocations[use.slot]
-        execution._evaluate(use, node)
+        settling.evaluate(execution, use, node)
         return
     failed = next((value for value in values if type(value) is Failed), None)
     if failed is not None:
-        execution._end_rerun(invocation)
-        execution._reached(use, node, failed, use.items[0][1])
+        lifecycle.end_rerun(execution, invocation)
+        settling.reached(execution, use, node, failed, use.items[0][1])
     elif any(value is ABSENT for value in values):
-        execution._end_rerun(invocation)
-        execution._absent(use, node)
+        lifecycle.end_rerun(execution, invocation)
+        settling.absent(execution, use, node)
     else:
         rerun = invocation.rerun
         if over and not rerun:
             execution.reruns += 1
             rerun = True
-        execution.restart(invocation, rerun)
+        lifecycle.restart(execution, invocation, rerun)
 
 
 def merged_node(node: Node, use: Use, position: int) -> Node:
@@ -340,8 +327,6 @@ def merged_node(node: Node, use: Use, position: int) -> Node:
 
 def kill(execution: Execution, top: Node) -> None:
     """A node was never so: neither was anything below it."""
-    from .execution import ACTIVE, State
-
     stack = [top]
     while stack:
         node = stack.pop()
@@ -358,8 +343,8 @@ def kill(execution: Execution, top: Node) -> None:
                         execution.stale.add(key)
         for invocation in (node.invocations or {}).values():
             if invocation.state in ACTIVE:
-                execution.stop(invocation, State.DEAD)
-                execution._end_rerun(invocation)
+                lifecycle.stop(execution, invocation, State.DEAD)
+                lifecycle.end_rerun(execution, invocation)
         for scope in (node.scopes or {}).values():
             stack.extend(child for child in scope.children if child is not None)
         stack.extend((node.merged or {}).values())
@@ -400,9 +385,7 @@ def withdraw_under(execution: Execution, scope: Scope) -> None:
     """A scope closed: what the client was given beyond its last item is gone."""
     above = scope.node.path
     below = {
-        output.name
-        for output in execution.graph.outputs
-        if output.flow.level.is_under(scope.level)
+        output.name for output in execution.graph.outputs if output.flow.level.is_under(scope.level)
     }
     for key in sorted(execution.stale):
         name, path = key

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from .path import Path
 
 if TYPE_CHECKING:
-    from .execution import Invocation
+    from .attempt import Invocation
     from .feed import Feed
     from .graph import Level
 

@@ -18,11 +18,12 @@ from .timeline import Run, Span, stages_of
 from .view import STYLES
 
 _ROWS: tuple[tuple[str, str], ...] = (
-    ("first_sentence", "first sentence"),
+    ("answer", "answer written"),
     ("first_verdict", "first verdict"),
     ("last_verdict", "last verdict"),
-    ("total", "whole request"),
 )
+# Ratios below this would be written as 1.0.
+_SAME = 1.05
 _STAGE_STYLES = ("blue", "dark_orange3", "bright_black", "green", "magenta", "yellow", "cyan")
 
 
@@ -62,27 +63,31 @@ def _seconds(moment: float | None) -> str:
 
 
 def _sooner(streaming: float | None, barrier: float | None) -> str:
-    """The ratio in words; nothing where it would say nothing."""
+    """The ratio in words; nothing where there is none."""
     if not streaming or not barrier:
         return ""
-    return f"{barrier / streaming:.1f} times sooner" if barrier > streaming else "no sooner"
+    if barrier >= streaming * _SAME:
+        return f"{barrier / streaming:.1f} times sooner"
+    if streaming >= barrier * _SAME:
+        return f"{streaming / barrier:.1f} times later"
+    return "at the same time"
 
 
 class Bars:
     """A row of bars for each stage of each run: a cell is filled where the stage was at work."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Run], stages: Sequence[str] = ()) -> None:
         self.runs = runs
+        self.stages = stages or stages_of(runs)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        stages = stages_of(self.runs)
-        margin = max(map(len, stages), default=0) + 4
+        margin = max(map(len, self.stages), default=0) + 4
         cells = max(options.max_width - margin - 1, 10)
         end = max((run.end for run in self.runs), default=0.0) or 1.0
         full, empty = ("=", ".") if options.ascii_only else ("━", "·")
         for run in self.runs:
             yield Text(run.title, style="bold")
-            for index, stage in enumerate(stages):
+            for index, stage in enumerate(self.stages):
                 spans = [span for span in run.spans if span.stage == stage]
                 row = Text(f"  {stage:<{margin - 2}}")
                 for busy, stretch in groupby(busy_cells(spans, end, cells)):

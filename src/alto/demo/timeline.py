@@ -97,9 +97,17 @@ def lanes_of(spans: Iterable[Span]) -> list[list[Span]]:
     return lanes
 
 
-def svg(headline: str, caption: str, runs: Sequence[Run], *, marked: str = "verify") -> str:
-    """The picture. `marked` is the stage whose first and last ends are marked by lines."""
-    stages = stages_of(runs)
+def svg(
+    headline: str,
+    caption: str,
+    runs: Sequence[Run],
+    *,
+    stages: Sequence[str] = (),
+    marked: str = "verify",
+) -> str:
+    """The picture. `stages` is their order from the top, `marked` the stage whose first and last
+    ends have lines."""
+    stages = stages or stages_of(runs)
     colours = {stage: _COLOURS[index % len(_COLOURS)] for index, stage in enumerate(stages)}
     scale = _Scale(max((run.end for run in runs), default=0.0) or 1.0)
     top = float(_HEADER)

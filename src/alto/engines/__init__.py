@@ -1,1 +1,1 @@
-"""LM engines: what is written in a configuration (`EngineSpec`) and what answers calls (`Engine`)."""
+"""LM engines: what a configuration names (`EngineSpec`) and what answers calls (`Engine`)."""

@@ -77,6 +77,7 @@ class Measures:
     preemptions: int = 0
     succeeded: int = 0
     cancelled: int = 0
+    finish_reasons: dict[str, int] = field(default_factory=dict)
     steps: int = 0
     busy_seconds: float = 0.0
     queued: Histogram = field(default_factory=lambda: Histogram(SECONDS))

@@ -8,7 +8,8 @@ A recording is JSON lines (`.gz` or not), or the same dicts in memory, one for e
 A call is looked up by its stage and arguments, else by the text of its prompt. Arguments are
 compared as JSON, so a struct equals the dict it is written as; those that an entry does not name
 are not compared, and the entry that names more is preferred. An entry without a stage answers for
-any. Of two entries for the same call the later one stands.
+any, and a call without one (from another program, over HTTP) is answered by any. Of two entries
+for the same call the later one stands.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ..errors import ConfigError, EngineError
 from ..values import to_jsonable
 from .sim_replica import Answer, Respond
 from .sim_settings import ServerSettings
-from .tokens import content_text
+from .tokens import prompt_text
 
 Entry = Mapping[str, Any]
 
@@ -98,6 +99,7 @@ class Recording:
         self._engine = engine
         self._by_arguments: dict[str, dict[tuple[str, ...], dict[str, Answer]]] = {}
         self._by_prompt: dict[tuple[str, str], Answer] = {}
+        self._by_prompt_alone: dict[str, Answer] = {}  # for calls that name no stage
 
     def read(self, path: Path) -> None:
         """Add the entries of a file."""
@@ -106,8 +108,8 @@ class Recording:
             text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
         except (OSError, EOFError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"engine {self._engine}: cannot read the recording {str(path)!r}: {error}; expected "
-                "a file of JSON lines in UTF-8, compressed if its name ends in .gz"
+                f"engine {self._engine}: cannot read the recording {str(path)!r}: {error}; "
+                "expected a file of JSON lines in UTF-8, compressed if its name ends in .gz"
             ) from error
         for number, line in enumerate(io.StringIO(text), 1):
             if not line.strip():
@@ -131,6 +133,7 @@ class Recording:
             kinds.setdefault(names, {})[_key(arguments, names)] = answer
         if entry.get("prompt") is not None:
             self._by_prompt[stage, entry["prompt"]] = answer
+            self._by_prompt_alone[entry["prompt"]] = answer
 
     def find(self, call: Call) -> Answer | None:
         """The recorded answer to a call."""
@@ -142,13 +145,17 @@ class Recording:
                     answer = kinds[names].get(_key(arguments, names))
                     if answer is not None:
                         return answer
-        prompt = prompt_text(call)
+        prompt = prompt_text(call.messages)
+        if not call.stage:
+            return self._by_prompt_alone.get(prompt)
         return self._by_prompt.get((call.stage, prompt)) or self._by_prompt.get(("", prompt))
 
     def miss(self, call: Call) -> EngineError:
         """The error for a call that is not recorded."""
         arguments = _plain(call.arguments)
-        asked = _key(arguments, tuple(sorted(arguments))) if arguments else prompt_text(call)
+        asked = (
+            _key(arguments, tuple(sorted(arguments))) if arguments else prompt_text(call.messages)
+        )
         what = "arguments" if arguments else "prompt"
         known = list(self._keys(call.stage))
         near = difflib.get_close_matches(asked, known[:_NEAR_MAX], n=1, cutoff=0.0)
@@ -166,13 +173,8 @@ class Recording:
             for answers in self._by_arguments.get(known, {}).values():
                 yield from answers
         for known, prompt in self._by_prompt:
-            if known in (stage, ""):
+            if known in (stage, "") or not stage:
                 yield prompt
-
-
-def prompt_text(call: Call) -> str:
-    """The text of a prompt: that of its one message, or of all of them, a blank line between."""
-    return "\n\n".join(content_text(message.get("content")) for message in call.messages)
 
 
 def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:

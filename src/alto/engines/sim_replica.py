@@ -24,7 +24,7 @@ from ..errors import AltoError, EngineError
 from .batch import Generation
 from .measures import Measures
 from .model import BatchingServer
-from .tokens import PIECE_LETTERS, BlockKeys, content_text, render, tokenize
+from .tokens import PIECE_LETTERS, BlockKeys, content_text, prompt_text, render, tokenize
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,12 @@ Respond = Callable[[Call], "str | Answer"]
 
 
 class SimReplica:
-    """A `Replica` (see `protocol.py`) whose time comes from a `BatchingServer`."""
+    """A `Replica` (see `protocol.py`) whose time comes from a `BatchingServer`.
+
+    Of a call's `extra` it knows what vLLM does by these names: `continue_final_message` (the last
+    message is the beginning of the answer) and `ignore_eos` (write on up to `max_tokens`); and
+    `raw_prompt`, a prompt without chat template.
+    """
 
     def __init__(
         self, name: str, server: BatchingServer, respond: Respond, *, piece: int = PIECE_LETTERS
@@ -50,6 +55,8 @@ class SimReplica:
         self._respond = respond
         self._piece = piece
         self._readers: dict[Generation, asyncio.Future[None]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -88,6 +95,11 @@ class SimReplica:
     def kv_blocks(self) -> int:
         return self._server.limits.kv_blocks
 
+    @property
+    def shares(self) -> bool:
+        """Whether prefixes are cached."""
+        return self._server.limits.sharing
+
     # ------------------------------------------------------------------ calls
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta, None]:
@@ -100,22 +112,35 @@ class SimReplica:
         loop = asyncio.get_running_loop()
         self._server.submit(generation, loop.time())
         self._arm(loop)
+        self._idle.clear()
         given = 0
         try:
             while True:
                 woken = self._readers[generation] = loop.create_future()
-                await woken
+                if not generation.done and generation.written == given:
+                    await woken  # not when more was written while a slow reader was away
+                if self._closed:
+                    raise EngineError(
+                        f"replica {self.name} was closed while it answered",
+                        engine=self.name,
+                        retryable=False,
+                    )
                 if generation.done:
                     break
-                yield _delta(tokens, thinking, given, generation.written)
-                given = generation.written
+                written = generation.written
+                yield _delta(tokens, thinking, given, written)
+                given = written
         finally:
             del self._readers[generation]
             if not generation.done:
                 self._server.cancel(generation, loop.time())
                 self._arm(loop)
+            if not self._readers:
+                self._idle.set()
         last = _delta(tokens, thinking, given, len(tokens))
         last.finish_reason = script.finish_reason
+        reasons = self.measures.finish_reasons
+        reasons[script.finish_reason] = reasons.get(script.finish_reason, 0) + 1
         last.usage = Usage(
             prompt_tokens=script.prompt_tokens,
             completion_tokens=len(tokens),
@@ -125,6 +150,10 @@ class SimReplica:
         )
         yield last
 
+    async def idle(self) -> None:
+        """Return when no call is under way."""
+        await self._idle.wait()
+
     async def aclose(self) -> None:
         """Stop the timer; calls under way fail."""
         self._closed = True
@@ -133,13 +162,7 @@ class SimReplica:
             self._timer = None
         for woken in self._readers.values():
             if not woken.done():
-                woken.set_exception(
-                    EngineError(
-                        f"replica {self.name} was closed while it answered",
-                        engine=self.name,
-                        retryable=False,
-                    )
-                )
+                woken.set_result(None)
 
     def _script(self, call: Call) -> _Script:
         """Everything about a call that is known before its first token."""
@@ -152,7 +175,10 @@ class SimReplica:
                 retryable=False,
             )
         open_end = bool(call.extra.get("continue_final_message")) and bool(call.messages)
-        prompt = render(call.messages, call.tools, piece=self._piece, open_end=open_end)
+        if call.extra.get("raw_prompt"):
+            prompt = tokenize(prompt_text(call.messages), self._piece)
+        else:
+            prompt = render(call.messages, call.tools, piece=self._piece, open_end=open_end)
         answer = self._answer(call, open_end)
         thoughts = tokenize(answer.reasoning, self._piece)
         text = _before_stop(answer.text, call.stop)
@@ -160,6 +186,9 @@ class SimReplica:
         finish_reason = "stop"
         if call.max_tokens is not None and len(tokens) > call.max_tokens:
             del tokens[call.max_tokens :]
+            finish_reason = "length"
+        elif call.max_tokens is not None and call.extra.get("ignore_eos"):
+            tokens += [" and"] * (call.max_tokens - len(tokens))
             finish_reason = "length"
         generation = Generation(
             prompt_tokens=len(prompt),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from .tokens import PIECE_LETTERS
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerSettings:
+class ServerSettings(ABC):
     """Simulated LM servers, with vLLM's defaults.
 
     - `profile`: a model on a GPU (`alto.engines.profiles.profiles()` lists them);
@@ -87,9 +88,9 @@ class ServerSettings:
             for at, speed in enumerate(self._speeds())
         ]
 
+    @abstractmethod
     def writer(self, name: str) -> Respond:
         """What writes the answers of the engine of that name."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what writes its answers")
 
     def _speeds(self) -> Sequence[float]:
         if isinstance(self.speed, int | float):

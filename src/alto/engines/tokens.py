@@ -110,6 +110,11 @@ def content_text(content: object) -> str:
     )
 
 
+def prompt_text(messages: Sequence[Message]) -> str:
+    """The text of a prompt: that of its one message, or of all of them, a blank line between."""
+    return "\n\n".join(content_text(message.get("content")) for message in messages)
+
+
 class BlockKeys:
     """The keys of the full blocks of a growing list of tokens, each computed once and only when
     asked for. A key hashes the block's tokens and the key before it."""

@@ -175,8 +175,8 @@ class Runtime:
         """Run a pipeline and get each output item as soon as it exists (`Event`).
 
         A stage that retries may change what it gave: then the item comes again with
-        `revised=True`, or `withdrawn=True` if it is gone. With `delivery="committed"` items are held
-        until nothing can change them. Leaving the loop early cancels the request.
+        `revised=True`, or `withdrawn=True` if it is gone. With `delivery="committed"` items are
+        held until nothing can change them. Leaving the loop early cancels the request.
         """
         if delivery not in ("provisional", "committed"):
             raise ConfigError(
@@ -224,7 +224,8 @@ class Runtime:
     ) -> Run:
         if not isinstance(pipeline, Pipeline):
             raise ConfigError(
-                f"Runtime: got {pipeline!r}, expected a pipeline. Decorate the function with @pipeline."
+                f"Runtime: got {pipeline!r}, expected a pipeline. Decorate the function with "
+                "@pipeline."
             )
         if self._closed:
             raise ConfigError(f"Runtime: {pipeline.name} was called after the runtime was closed.")
@@ -234,7 +235,9 @@ class Runtime:
         self._inline = bool(getattr(loop, "virtual", False))
         timeout = self.config.timeout if timeout is None else timeout
         if timeout is not None and timeout <= 0:
-            raise DeadlineExceeded(f"pipeline {pipeline.name}: timeout={timeout:g} s leaves no time.")
+            raise DeadlineExceeded(
+                f"pipeline {pipeline.name}: timeout={timeout:g} s leaves no time."
+            )
         run = Run(
             self,
             pipeline,
@@ -273,8 +276,8 @@ class Runtime:
         where = f"pipeline {pipeline}, stage {stage}" if pipeline else f"stage {stage}"
         return ConfigError(
             f"{where}: engine {name!r} is not configured; there is "
-            f"{', '.join(map(repr, known)) or 'none'}. {hint}Add it to Config(engines={{...}}) or as "
-            f"[engines.{name}] to alto.toml."
+            f"{', '.join(map(repr, known)) or 'none'}. {hint}Add it to Config(engines={{...}}) or "
+            f"as [engines.{name}] to alto.toml."
         )
 
     # ---------------------------------------------------------------- what a run uses
@@ -283,7 +286,9 @@ class Runtime:
         """The unit of each use of a graph, by index."""
         known = self._by_graph.get(id(graph))
         if known is None:
-            units = [self._unit(use.stage) if use.kind is Kind.STAGE else None for use in graph.uses]
+            units = [
+                self._unit(use.stage) if use.kind is Kind.STAGE else None for use in graph.uses
+            ]
             known = self._by_graph[id(graph)] = (graph, units)
         return known[1]
 
@@ -353,17 +358,14 @@ class Runtime:
         took a place for it waits for it before the place is free."""
         args, kwargs = threads.split(unit.positional, arguments)
         if unit.is_async:
-            value = await function(*args, **kwargs)
-            return value
+            return await function(*args, **kwargs)
         if self._inline:
             args, kwargs = await _whole(args), await _whole_dict(kwargs)
             await self._pretend(unit)
             return function(*args, **kwargs)
         context = copy_context()
         if session:
-            future = threads.start_thread(
-                unit.name, lambda: context.run(function, *args, **kwargs)
-            )
+            future = threads.start_thread(unit.name, lambda: context.run(function, *args, **kwargs))
         else:
             future = self._executor().submit(context.run, function, *args, **kwargs)
         held.append(future)

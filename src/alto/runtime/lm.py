@@ -1,8 +1,8 @@
 """An LM stage: prompt, call, and items out of the text while it is written.
 
 Text that does not parse is asked for once more; a stream goes on after its last complete item.
-When an engine of several fails, the next is used. A later attempt of a stream of deltas is cut where
-the earlier one was, as far as the characters agree, so equal text keeps its downstream work.
+When an engine of several fails, the next is used. A later attempt of a stream of deltas is cut
+where the earlier one was, as far as the characters agree, so equal text keeps its downstream work.
 """
 
 from __future__ import annotations
@@ -55,11 +55,15 @@ async def prompt(stage: LM[Any, Any], arguments: dict[str, Any]) -> list[Message
         given = await given
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
-    if isinstance(given, list) and given and all(isinstance(m, dict) and "role" in m for m in given):
+    if (
+        isinstance(given, list)
+        and given
+        and all(isinstance(m, dict) and "role" in m for m in given)
+    ):
         return list(given)
     raise StageError(
-        f"stage {stage.name}: its function returned {type(given).__name__} {str(given)[:80]!r}, expected "
-        "the prompt: a string, or a list of chat messages ({'role': ..., 'content': ...}).",
+        f"stage {stage.name}: its function returned {type(given).__name__} {str(given)[:80]!r}, "
+        "expected the prompt: a string, or a list of chat messages with role and content.",
         stage=stage.name,
     )
 
@@ -171,8 +175,7 @@ class _Reading:
 
     async def _pass(self, items: list[Any]) -> bool:
         """Hand items to the core; False when the attempt is over."""
-        run, invocation = self.run, self.invocation
-        if invocation.state is not State.RUNNING:
+        if self.invocation.state is not State.RUNNING:
             self.stopped = True
             return False
         if not items:
@@ -207,8 +210,8 @@ class _Reading:
         wanted = self.reader.expected
         if self.kept:
             ask = (
-                f"That broke off or was not readable after this point. Expected: {wanted}. Give only "
-                "what is still missing, in the same form."
+                f"That broke off or was not readable after this point. Expected: {wanted}. Give "
+                "only what is still missing, in the same form."
             )
             self.kept = ""
             return [
@@ -303,8 +306,8 @@ class EngineHandle:
         here = running.get()
         if here is None:
             raise RuntimeError(
-                f"alto.engine({self.name!r}).stream() was called outside a stage. To call an engine "
-                "without a pipeline use Runtime.engine(name).stream(Call(messages=...))."
+                f"alto.engine({self.name!r}).stream() was called outside a stage. To call an "
+                "engine without a pipeline use Runtime.engine(name).stream(Call(messages=...))."
             )
         run, invocation = here
         engine = run.runtime.engine(self.name, invocation.use.name)
@@ -345,5 +348,3 @@ def free_call(messages: str | list[Message], options: dict[str, Any]) -> Call:
         extra=options,
         **named,
     )
-
-

@@ -66,7 +66,9 @@ def start_thread(name: str, function: Callable[[], Any]) -> Future[Any]:
 class ThreadedItems:
     """A blocking generator, run in a thread, as an async iterator."""
 
-    def __init__(self, name: str, make: Callable[[], Iterator[Any]], held: list[Future[Any]]) -> None:
+    def __init__(
+        self, name: str, make: Callable[[], Iterator[Any]], held: list[Future[Any]]
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._room = threading.Semaphore(AHEAD_MAX)

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 class Unit:
     """One stage in one runtime."""
 
-    def __init__(self, runtime: Runtime, stage: Stage[Any, Any], config: StageConfig | None) -> None:
+    def __init__(
+        self, runtime: Runtime, stage: Stage[Any, Any], config: StageConfig | None
+    ) -> None:
         self.runtime = runtime
         self.stage = stage
         self.name = stage.name
@@ -131,7 +133,8 @@ class Unit:
         except Exception as error:
             raise StageError(
                 f"stage {self.name}: making an instance with init {self.init!r} raised "
-                f"{type(error).__name__}: {error}. Init arguments come from [stages.{self.name}.init].",
+                f"{type(error).__name__}: {error}. Init arguments come from "
+                f"[stages.{self.name}.init].",
                 stage=self.name,
             ) from error
 
@@ -195,7 +198,7 @@ class Batch:
 
 
 class BatchCall:
-    """One call of a batch stage. Stopping one of its items stops the call only when none is left."""
+    """One call of a batch stage. Stopping its items stops the call when none is left."""
 
     def __init__(self, unit: Unit, entries: list[tuple[Run, Invocation]]) -> None:
         self.unit = unit

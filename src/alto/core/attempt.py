@@ -1,0 +1,98 @@
+"""One attempt of a stage at a node, and where it stands.
+
+Always true:
+    I1  an attempt is current while it stands in its node's `invocations`; any other is `dead`
+    I2  only a running attempt may give anything
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from .feed import Feed
+from .graph import Mode, Output, Use
+from .path import Path
+from .scope import Node, Scope
+
+if TYPE_CHECKING:
+    from .execution import Execution
+
+
+class State(Enum):
+    """Where an invocation's attempt stands."""
+
+    WAITING = "waiting"  # for a `list` argument
+    READY = "ready"
+    RUNNING = "running"
+    BACKOFF = "backoff"
+    HELD = "held"  # over, its output kept back until all above has closed
+    DONE = "done"
+    FAILED = "failed"
+    ABSENT = "absent"
+    CANCELLED = "cancelled"  # nobody wants its output; may be wanted again after a revision
+    DEAD = "dead"  # its place is gone, or another attempt has taken it
+
+
+ACTIVE = frozenset({State.WAITING, State.READY, State.RUNNING, State.BACKOFF, State.HELD})
+WORKING = frozenset({State.READY, State.RUNNING})
+
+
+class Invocation:
+    """One attempt of a stage at a node. `task` belongs to the driver."""
+
+    __slots__ = (
+        "attempt",
+        "due",
+        "execution",
+        "failures",
+        "feeds",
+        "held",
+        "node",
+        "paused",
+        "rerun",
+        "scope",
+        "stalled",
+        "state",
+        "task",
+        "use",
+    )
+
+    def __init__(self, execution: Execution, use: Use, node: Node, attempt: int) -> None:
+        self.execution = execution
+        self.use = use
+        self.node = node
+        self.attempt = attempt
+        self.failures = 0  # of this place's attempts, those that raised
+        self.state = State.WAITING
+        self.feeds: list[Feed] = []
+        self.scope: Scope | None = None
+        self.held: list[Any] | None = None
+        self.paused = False
+        self.rerun = False
+        self.due: float | None = None
+        self.stalled: float | None = None
+        self.task: Any = None
+
+    @property
+    def path(self) -> Path:
+        return self.node.path
+
+    def __repr__(self) -> str:
+        return f"<{self.use.name} at {self.path} attempt {self.attempt} {self.state.value}>"
+
+
+def at(node: Node, use: Use) -> Invocation | None:
+    return None if node.invocations is None else node.invocations.get(use.slot)
+
+
+def put_at(node: Node, use: Use, invocation: Invocation) -> None:
+    if node.invocations is None:
+        node.invocations = {use.slot: invocation}
+    else:
+        node.invocations[use.slot] = invocation
+
+
+def is_list(feed: Feed) -> bool:
+    source = feed.source
+    return isinstance(source, Output) or source.mode is Mode.LIST

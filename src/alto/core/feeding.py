@@ -1,0 +1,122 @@
+"""Feeds under way: who reads what, what moves when something is known, what is held back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from . import interest, lifecycle, pressure
+from .attempt import Invocation, State
+from .events import Wake
+from .feed import Feed
+from .graph import Gather, Mode, Output
+from .scope import Failed, Node
+
+if TYPE_CHECKING:
+    from .execution import Execution
+
+
+def release_feeds(execution: Execution, invocation: Invocation) -> None:
+    """The reader is over: what it has not read interests it no more."""
+    for feed in invocation.feeds:
+        if not feed.ended:
+            lose(execution, feed)
+
+
+def lose(execution: Execution, feed: Feed) -> None:
+    """Nobody reads this feed any more."""
+    if feed.lost or feed.ended:
+        return
+    feed.lost = True
+    feed.hungry = False
+    if not feed.skip() and not feed.ended:
+        interest.lost(execution, feed.source.flow, feed.node)
+
+
+def feed_at(execution: Execution, gather: Gather, node: Node) -> Feed:
+    """The feed of a gathered argument at a node; made when first asked for."""
+    if node.feeds is None:
+        node.feeds = {}
+    feed = node.feeds.get(gather.slot)
+    if feed is None:
+        assert gather.use is not None
+        feed = node.feeds[gather.slot] = Feed(execution, node, gather, gather.use.hold)
+    return feed
+
+
+def move(execution: Execution, feed: Feed) -> None:
+    """A feed's cursor may be able to go on."""
+    if feed.ended or feed.node.dead:
+        return
+    if feed.lost:
+        feed.skip()
+        return
+    source = feed.source
+    if isinstance(source, Output):
+        move_output(execution, feed)
+        return
+    invocation = feed.invocation
+    if invocation is None:
+        return
+    if source.mode is not Mode.LIST:
+        if feed.hungry and invocation.state is State.RUNNING:
+            feed.hungry = False
+            execution.idle -= 1
+            pressure.unstall(execution, invocation)
+            execution.actions.append(Wake(feed))
+        return
+    if invocation.state is not State.WAITING:
+        return
+    feed.hungry = False
+    found = feed.fill()
+    if type(found) is Failed:
+        if not execution.losses or interest.wanted(execution, invocation.use.out, feed.node):
+            execution.fail(found.error)
+    elif feed.ended and lifecycle.lists_complete(execution, invocation):
+        lifecycle.make_ready(execution, invocation)
+
+
+def move_output(execution: Execution, feed: Feed) -> None:
+    if execution.stream and not execution.client_room:
+        return
+    feed.hungry = False
+    if execution.keep:
+        found = feed.fill()
+        if type(found) is Failed:
+            execution.fail(found.error)
+    elif feed.skip() and not feed.ended:
+        found = feed.cursor.advance()
+        if type(found) is Failed:
+            execution.fail(found.error)
+    if feed.ended:
+        execution.open_outputs -= 1
+
+
+def release(execution: Execution, invocation: Invocation) -> None:
+    """Everything above a committed attempt has closed: its output may go on."""
+    if invocation.state is not State.HELD:
+        return
+    held, invocation.held = invocation.held or [], None
+    invocation.state = State.DONE
+    if invocation.use.opens is None:
+        lifecycle.put(execution, invocation, held[0])
+        return
+    assert invocation.scope is not None
+    for value in held:
+        lifecycle.append(execution, invocation, invocation.scope, value)
+    lifecycle.close(execution, invocation, None)
+
+
+def when_committed(execution: Execution, node: Node, release: Callable[[], None]) -> None:
+    """Call `release` when every scope above `node` has closed."""
+    place = node
+    while place.parent is not None:
+        scope = place.parent.scopes.get(place.level.slot) if place.parent.scopes else None
+        if scope is not None and not scope.closed:
+            if scope.on_commit is None:
+                scope.on_commit = []
+            scope.on_commit.append((node, release))
+            return
+        place = place.parent
+    if not node.dead:
+        release()

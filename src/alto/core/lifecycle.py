@@ -1,0 +1,249 @@
+"""The life of an attempt: made, ready, over; tried again, given up, stopped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DeadlineExceeded, StageError
+from . import feeding, interest, pressure, revision, settling
+from .attempt import WORKING, Invocation, State, is_list, put_at
+from .events import Stop
+from .graph import Default, Mode, Use
+from .path import show
+from .scope import Failed, Node, Scope
+
+if TYPE_CHECKING:
+    from .execution import Execution
+
+
+def start(
+    execution: Execution,
+    use: Use,
+    node: Node,
+    attempt: int = 1,
+    rerun: bool = False,
+    failures: int = 0,
+) -> None:
+    """All items are present: make the attempt, and run it unless a `list` is not complete."""
+    invocation = Invocation(execution, use, node, attempt)
+    invocation.failures = failures
+    invocation.rerun = rerun
+    put_at(node, use, invocation)
+    if execution.losses and not interest.wanted(execution, use.out, node):
+        invocation.state = State.CANCELLED
+        for gather in use.gathers:
+            feeding.lose(execution, feeding.feed_at(execution, gather, node))
+        pressure.obligation(execution, node)
+        end_rerun(execution, invocation)
+        return
+    if use.gathers:
+        for gather in use.gathers:
+            feed = feeding.feed_at(execution, gather, node)
+            feed.invocation = invocation
+            feed.lost = False
+            invocation.feeds.append(feed)
+            if gather.mode is Mode.LIST and not feed.ended:
+                execution._moves.append(feed)
+        if use.lists and not lists_complete(execution, invocation):
+            return
+    make_ready(execution, invocation)
+
+
+def lists_complete(execution: Execution, invocation: Invocation) -> bool:
+    return all(feed.ended for feed in invocation.feeds if is_list(feed))
+
+
+def make_ready(execution: Execution, invocation: Invocation) -> None:
+    use = invocation.use
+    invocation.state = State.READY
+    if use.opens is not None:
+        scope = invocation.scope = invocation.node.scope(use.opens)
+        scope.producer = invocation
+        scope.limit = scope.limit or execution.limits.scope_items
+        if use.rules.committed:
+            invocation.held = []
+    execution.running += 1
+    execution.ready.append(invocation)
+
+
+def leave_running(
+    execution: Execution, invocation: Invocation, state: State, keep_feeds: bool = False
+) -> None:
+    """An attempt stops working, for whatever reason."""
+    if invocation.state in WORKING:
+        execution.running -= 1
+        if invocation.paused:
+            pressure.unpause(execution, invocation)
+            execution.paused.remove(invocation)
+        for feed in invocation.feeds:
+            if feed.hungry:
+                feed.hungry = False
+                execution.idle -= not is_list(feed)
+    invocation.state = state
+    if invocation.feeds and not keep_feeds:
+        feeding.release_feeds(execution, invocation)
+
+
+def restart(execution: Execution, invocation: Invocation, rerun: bool) -> None:
+    """Replace an attempt by the next one, from the start of its inputs."""
+    node, use = invocation.node, invocation.use
+    invocation.state = State.DEAD
+    for gather in use.gathers:
+        revision.rewind(execution, feeding.feed_at(execution, gather, node))
+    if use.opens is not None:
+        scope = node.scope(use.opens)
+        scope.fresh = 0
+        scope.closed = False
+        scope.failed = None
+    start(execution, use, node, invocation.attempt + 1, rerun, invocation.failures)
+
+
+def stop(execution: Execution, invocation: Invocation, state: State) -> None:
+    """Take an attempt out of the running. The driver hears of it if it knew of it."""
+    known = invocation.state is State.RUNNING
+    leave_running(execution, invocation, state, keep_feeds=True)
+    if known:
+        execution.actions.append(Stop(invocation))
+
+
+def put(execution: Execution, invocation: Invocation, value: Any) -> None:
+    """The one output of an attempt is known."""
+    node, use = invocation.node, invocation.use
+    if type(value) is not Failed:
+        size = execution.size(value)
+        node.bytes += size
+        execution.bytes += size
+        if execution.bytes > execution.limits.request_bytes:
+            pressure.over_limit(execution, invocation)
+            return
+    revision.put(execution, node, use.out, value)
+    pressure.obligation(execution, node)
+    end_rerun(execution, invocation)
+
+
+def append(execution: Execution, invocation: Invocation, scope: Scope, value: Any) -> None:
+    """One more item of a fan-out: a new node, or one that an earlier attempt gave already."""
+    use = invocation.use
+    assert use.opens is not None
+    position = scope.fresh
+    if position < len(scope.children) and revision.confirm(execution, scope, position, value):
+        return
+    node = Node(scope.node, position, use.opens)
+    node.bytes = execution.size(value)
+    execution.bytes += node.bytes
+    scope.bytes += node.bytes
+    scope.children.append(node)
+    scope.fresh = position + 1
+    scope.live += 1
+    if scope.waiters:
+        execution._moves.extend(scope.waiters)
+        scope.waiters.clear()
+    if invocation.rerun or invocation.attempt > 1:
+        revision.changed(execution, scope)
+    execution._work.append((node, use.out, value))
+    if node.open == 0:
+        pressure.spend(execution, node)
+
+
+def close(execution: Execution, invocation: Invocation, failed: Failed | None) -> None:
+    """The producer of a scope is over."""
+    use, node = invocation.use, invocation.node
+    assert use.opens is not None
+    scope = node.scope(use.opens)
+    if scope.fresh < len(scope.children):
+        revision.truncate(execution, scope, scope.fresh)
+    scope.closed = True
+    scope.failed = failed
+    if failed is not None and interest.doomed(execution, use.opens, node):
+        execution.fail(failed.error)
+        return
+    if scope.waiters:
+        execution._moves.extend(scope.waiters)
+        scope.waiters.clear()
+    if execution.stale:
+        revision.withdraw_under(execution, scope)
+    if scope.on_commit:
+        waiting, scope.on_commit = scope.on_commit, None
+        for place, release in waiting:
+            feeding.when_committed(execution, place, release)
+    end_rerun(execution, invocation)
+    pressure.maybe_spent(execution, scope)
+
+
+def give_up(execution: Execution, invocation: Invocation, error: BaseException) -> None:
+    """The last attempt failed: `on_error` says what stands at its place."""
+    use = invocation.use
+    on_error = use.rules.on_error
+    if isinstance(on_error, Default):
+        invocation.state = State.DONE
+        if use.opens is None:
+            put(execution, invocation, on_error.value)
+            return
+        assert invocation.scope is not None
+        for value in (invocation.held or []) + list(on_error.value):
+            append(execution, invocation, invocation.scope, value)
+        close(execution, invocation, None)
+    elif on_error == "drop":
+        invocation.state = State.ABSENT
+        if use.opens is None:
+            settling.nothing(execution, invocation)
+            end_rerun(execution, invocation)
+        else:
+            assert invocation.scope is not None
+            for value in invocation.held or []:
+                append(execution, invocation, invocation.scope, value)
+            close(execution, invocation, None)
+    else:
+        failed = Failed(stage_error(execution, invocation, error))
+        if use.opens is None:
+            put(execution, invocation, failed)
+        else:
+            close(execution, invocation, failed)
+
+
+def stage_error(execution: Execution, invocation: Invocation, error: BaseException) -> StageError:
+    count = invocation.failures + 1
+    attempts = f"{count} attempts" if count > 1 else "its only attempt"
+    detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    wrapped = StageError(
+        f"pipeline {execution.graph.name}, stage {invocation.use.name} at {show(invocation.path)} "
+        f"failed in {attempts}: {detail}",
+        stage=invocation.use.name,
+        path=invocation.path,
+        attempts=count,
+    )
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def retry(execution: Execution, invocation: Invocation) -> None:
+    """The back-off is over: another attempt at the same place."""
+    restart(execution, invocation, rerun=invocation.rerun)
+
+
+def attempt_due(execution: Execution, invocation: Invocation) -> None:
+    """An attempt's time may be up; time in which it waited for ALTO does not count."""
+    due, timeout = invocation.due, invocation.use.rules.timeout
+    assert due is not None and timeout is not None
+    if invocation.stalled is not None:
+        due = execution.now + (due - invocation.stalled)
+        if due <= execution.now:
+            due = execution.now + timeout
+    if due > execution.now:
+        execution._timer(due, "attempt", invocation)
+        return
+    execution.actions.append(Stop(invocation))
+    execution.broke(
+        invocation,
+        DeadlineExceeded(
+            f"stage {invocation.use.name} at {show(invocation.path)}: attempt "
+            f"{invocation.attempt} took longer than timeout={timeout:g} s"
+        ),
+        invocation.use.rules.retry_timeout,
+    )
+
+
+def end_rerun(execution: Execution, invocation: Invocation) -> None:
+    if invocation.rerun:
+        invocation.rerun = False
+        execution.reruns -= 1

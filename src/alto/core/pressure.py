@@ -1,0 +1,178 @@
+"""How far a producer may run ahead, and when a node is let go.
+
+A scope that holds as many items as its limit pauses its producer, unless somebody waits at its end:
+the producer that is waited for is never paused. The items that a scope holds are those that some
+reader has not passed yet. When nothing but paused producers could go on, the smallest buffer grows
+(T. Parks, Bounded Scheduling of Process Networks, 1995), up to the request's byte limit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import StageError
+from . import interest
+from .attempt import Invocation, State, is_list
+from .events import Go
+from .feed import Feed
+from .scope import Node, Scope
+
+if TYPE_CHECKING:
+    from .execution import Execution
+
+
+def may_run_ahead(execution: Execution, invocation: Invocation, scope: Scope) -> bool:
+    """A full scope: its producer goes on only if somebody waits at its end."""
+    waited_for = any(feed.hungry or is_list(feed) for feed in scope.waiters)
+    if execution.bytes > execution.limits.request_bytes:
+        over_limit(execution, invocation)
+        return False
+    if waited_for and execution.client_room:
+        return True
+    invocation.paused = True
+    scope.paused = True
+    execution.paused.append(invocation)
+    execution.idle += 1
+    if invocation.due is not None and invocation.stalled is None:
+        invocation.stalled = execution.now
+    execution._drain()
+    return not invocation.paused
+
+
+def resume(execution: Execution, invocation: Invocation) -> None:
+    execution.paused.remove(invocation)
+    unpause(execution, invocation)
+    unstall(execution, invocation)
+    execution.actions.append(Go(invocation))
+
+
+def unpause(execution: Execution, invocation: Invocation) -> None:
+    invocation.paused = False
+    execution.idle -= 1
+    if invocation.scope is not None:
+        invocation.scope.paused = False
+
+
+def unstall(execution: Execution, invocation: Invocation) -> None:
+    """The attempt's clock runs again."""
+    if invocation.stalled is None or invocation.due is None:
+        return
+    if invocation.paused or any(feed.hungry for feed in invocation.feeds):
+        return
+    invocation.due += execution.now - invocation.stalled
+    invocation.stalled = None
+
+
+def grow(execution: Execution) -> None:
+    """Nothing can go on but producers that are paused: the smallest buffer grows (Parks 1995)."""
+    if any(invocation.state is State.READY for invocation in execution.ready):
+        return
+    if any(kind == "backoff" for _, _, kind, _ in execution._timers):
+        return
+    smallest = min(execution.paused, key=lambda p: (p.scope.limit if p.scope else 0, p.use.index))
+    assert smallest.scope is not None
+    smallest.scope.limit = max(smallest.scope.limit, smallest.scope.live) * 2
+    resume(execution, smallest)
+
+
+def over_limit(execution: Execution, invocation: Invocation) -> None:
+    behind = interest.slowest_reader(execution, invocation)
+    execution.fail(
+        StageError(
+            f"pipeline {execution.graph.name}, request {execution.name}: it holds "
+            f"{execution.bytes:,} bytes, more than request_bytes="
+            f"{execution.limits.request_bytes:,}. {invocation.use.name} produces "
+            f"faster than {behind} reads. Let {behind} read its input as it comes, give smaller "
+            "items, or raise [limits] request_bytes.",
+            stage=invocation.use.name,
+            path=invocation.path,
+            attempts=invocation.attempt,
+        )
+    )
+
+
+def forgotten(execution: Execution, feed: Feed | None) -> None:
+    name = feed.source.flow.name if feed is not None else "an input"
+    execution.fail(
+        StageError(
+            f"pipeline {execution.graph.name}, request {execution.name}: a stage must run again, "
+            f"but {name} is no longer held (replay_bytes={execution.limits.replay_bytes:,}). "
+            "Raise [limits] replay_bytes, or use delivery='committed' on the stage that retries.",
+            stage=name,
+        )
+    )
+
+
+def obligation(execution: Execution, node: Node) -> None:
+    node.open -= 1
+    if node.open == 0:
+        spend(execution, node)
+
+
+def spend(execution: Execution, node: Node) -> None:
+    """Everything that had to happen at this node has happened: let it go."""
+    while True:
+        parent = node.parent
+        if parent is None or type(node.key) is tuple:
+            return
+        assert parent.scopes is not None
+        scope = parent.scopes.get(node.level.slot)
+        if scope is None or node.dead:
+            return
+        scope.live -= 1
+        scope.bytes -= node.bytes
+        execution.bytes -= node.bytes
+        if node.level.retained:
+            retire(execution, node)
+        else:
+            assert isinstance(node.key, int)
+            scope.children[node.key] = None
+        if scope.paused and scope.live <= scope.limit // 2:
+            producer = scope.producer
+            if producer is not None and scope.bytes < execution.limits.scope_bytes:
+                resume(execution, producer)
+        if not scope_spent(execution, scope):
+            return
+        parent.open -= 1
+        if parent.open != 0:
+            return
+        node = parent
+
+
+def scope_spent(execution: Execution, scope: Scope) -> bool:
+    if scope.spent or scope.live or not scope.closed:
+        return False
+    scope.spent = True
+    return True
+
+
+def maybe_spent(execution: Execution, scope: Scope) -> None:
+    if scope_spent(execution, scope):
+        obligation(execution, scope.node)
+
+
+def retire(execution: Execution, node: Node) -> None:
+    """Keep a spent node for re-runs as long as `replay_bytes` allow."""
+    execution.retired.append(node)
+    execution.retired_bytes += node.bytes + 512
+    while execution.retired_bytes > execution.limits.replay_bytes and execution.retired:
+        old = execution.retired.popleft()
+        execution.retired_bytes -= old.bytes + 512
+        if old.parent is not None and old.parent.scopes is not None and not old.dead:
+            scope = old.parent.scopes[old.level.slot]
+            assert isinstance(old.key, int)
+            scope.children[old.key] = None
+
+
+def starve(execution: Execution, feed: Feed) -> None:
+    """A feed waits. If it stands at the end of a paused scope, its producer is waited for."""
+    invocation = feed.invocation
+    if invocation is not None and not is_list(feed):
+        execution.idle += 1
+        if invocation.due is not None and invocation.stalled is None:
+            invocation.stalled = execution.now
+    if execution.paused:
+        for other in list(execution.paused):
+            scope = other.scope
+            if scope is not None and feed in scope.waiters:
+                resume(execution, other)

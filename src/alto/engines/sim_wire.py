@@ -1,0 +1,324 @@
+"""The OpenAI wire as a server speaks it: request bodies into calls, deltas into answers.
+
+No I/O here. A body that cannot be served is a `BadRequest` with the status and the error object
+that vLLM would answer with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.calls import Call, Delta, Usage
+
+Json = dict[str, Any]
+
+_ANY_OBJECT: Json = {"type": "object", "properties": {"answer": {"type": "string"}}}
+"""What `response_format={"type": "json_object"}` gets."""
+
+_PASSED_ON = ("continue_final_message", "ignore_eos")
+
+
+class BadRequest(Exception):
+    """A request that is answered with an error object."""
+
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+
+    def body(self) -> Json:
+        return error_body(str(self), self.status, self.param)
+
+
+_KINDS = {400: "BadRequestError", 404: "NotFoundError", 429: "RateLimitError"}
+
+
+def error_body(message: str, status: int, param: str | None = None) -> Json:
+    """The error object of the OpenAI API, as vLLM fills it."""
+    kind = _KINDS.get(status, "InternalServerError" if status >= 500 else "BadRequestError")
+    return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request body, read."""
+
+    call: Call
+    stream: bool
+    include_usage: bool
+
+
+def read_chat(body: Any, model: str, request_id: str) -> Asked:
+    """The body of `POST /v1/chat/completions`."""
+    fields = _fields(body, model)
+    messages = fields.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise BadRequest(
+            f"messages is {_shown(messages)}, expected a list of at least one message",
+            param="messages",
+        )
+    for at, message in enumerate(messages):
+        _check_message(message, at)
+    continues = bool(fields.get("continue_final_message"))
+    if continues and fields.get("add_generation_prompt"):
+        raise BadRequest(
+            "continue_final_message and add_generation_prompt cannot both be true: leave the "
+            "second out",
+            param="add_generation_prompt",
+        )
+    if continues and messages[-1].get("role") != "assistant":
+        raise BadRequest(
+            f"continue_final_message needs an assistant message at the end, the last one is from "
+            f"{messages[-1].get('role')!r}",
+            param="messages",
+        )
+    return _asked(fields, messages, request_id, ("max_completion_tokens", "max_tokens"), {})
+
+
+def read_completion(body: Any, model: str, request_id: str) -> Asked:
+    """The body of `POST /v1/completions`."""
+    fields = _fields(body, model)
+    prompt = fields.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if not isinstance(prompt, str):
+        raise BadRequest(
+            f"prompt is {_shown(prompt)}, expected one string: several prompts in a request and "
+            "prompts of token ids are not served",
+            param="prompt",
+        )
+    if fields.get("echo") or fields.get("suffix"):
+        raise BadRequest("echo and suffix are not served: leave them out", param="echo")
+    messages: list[Json] = [{"role": "user", "content": prompt}]
+    extra = {"raw_prompt": True}
+    asked = _asked(fields, messages, request_id, ("max_tokens",), extra)
+    if asked.call.max_tokens is None:
+        asked.call.max_tokens = 16  # the default of this endpoint
+    return asked
+
+
+def _asked(
+    fields: Json, messages: list[Json], request_id: str, limits: Sequence[str], extra: Json
+) -> Asked:
+    stream = bool(fields.get("stream"))
+    options = fields.get("stream_options")
+    if options is not None and not stream:
+        raise BadRequest("stream_options needs stream=true", param="stream_options")
+    _number(fields, "temperature", 0, 2)
+    _number(fields, "top_p", 0, 1)
+    call = Call(
+        messages=messages,
+        request=request_id,
+        max_tokens=next((n for key in limits if (n := _integer(fields, key, 1)) is not None), None),
+        temperature=fields.get("temperature"),
+        stop=_stop(fields.get("stop")),
+        seed=_integer(fields, "seed", None),
+        tools=fields.get("tools") or (),
+        schema=_schema(fields),
+        extra={**extra, **{key: True for key in _PASSED_ON if fields.get(key)}},
+    )
+    return Asked(call, stream, bool(isinstance(options, Mapping) and options.get("include_usage")))
+
+
+def _fields(body: Any, model: str) -> Json:
+    if not isinstance(body, dict):
+        raise BadRequest(f"the body is {_shown(body)}, expected a JSON object")
+    asked = body.get("model")
+    if asked is not None and asked != model:
+        raise BadRequest(
+            f"The model {asked!r} does not exist; this server has {model!r}.",
+            status=404,
+            param="model",
+        )
+    if body.get("n") not in (None, 1):
+        raise BadRequest(f"n is {_shown(body['n'])}, only 1 is served", param="n")
+    if body.get("logprobs"):
+        raise BadRequest("logprobs are not served: leave them out", param="logprobs")
+    return body
+
+
+def _check_message(message: Any, at: int) -> None:
+    where = f"messages[{at}]"
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise BadRequest(
+            f"{where} is {_shown(message)}, expected an object with role and content",
+            param=where,
+        )
+    content = message.get("content")
+    if not isinstance(content, str | list | None):
+        raise BadRequest(
+            f"{where}.content is {_shown(content)}, expected a string or a list of parts",
+            param=f"{where}.content",
+        )
+
+
+def _integer(fields: Json, key: str, low: int | None) -> int | None:
+    value = fields.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or (low is not None and value < low):
+        bound = "" if low is None else f" of at least {low}"
+        raise BadRequest(f"{key} is {_shown(value)}, expected an integer{bound}", param=key)
+    return value
+
+
+def _number(fields: Json, key: str, low: float, high: float) -> None:
+    value = fields.get(key)
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise BadRequest(
+            f"{key} is {_shown(value)}, expected a number from {low} to {high}", param=key
+        )
+
+
+def _stop(value: Any) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else value or []
+    if not isinstance(stops, list) or not all(isinstance(each, str) for each in stops):
+        raise BadRequest(f"stop is {_shown(value)}, expected a string or strings", param="stop")
+    return tuple(stops)
+
+
+def _schema(fields: Json) -> Mapping[str, Any] | None:
+    """What guided decoding is asked for, in the forms that clients send it."""
+    wanted = fields.get("response_format") or {}
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if kind == "json_schema":
+        schema = (wanted.get("json_schema") or {}).get("schema")
+        return _must_be_schema(schema, "response_format.json_schema.schema")
+    if kind == "json_object":
+        return _ANY_OBJECT
+    if kind not in (None, "text"):
+        raise BadRequest(
+            f"response_format.type is {_shown(kind)}, expected text, json_object or json_schema",
+            param="response_format",
+        )
+    outputs = fields.get("structured_outputs")
+    if isinstance(outputs, dict):
+        fields = {f"guided_{key}": value for key, value in outputs.items()}
+    if fields.get("guided_json") is not None:
+        return _must_be_schema(fields["guided_json"], "guided_json")
+    if fields.get("guided_choice"):
+        return {"enum": list(fields["guided_choice"])}
+    return None
+
+
+def _must_be_schema(schema: Any, param: str) -> Mapping[str, Any]:
+    if not isinstance(schema, dict):
+        raise BadRequest(f"{param} is {_shown(schema)}, expected a JSON schema", param=param)
+    return schema
+
+
+def _shown(value: Any) -> str:
+    text = "missing" if value is None else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+# ---------------------------------------------------------------------- answers
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What differs between the two endpoints."""
+
+    prefix: str
+    whole: str
+    chunk: str
+    choice: Callable[[str, str], Json]
+    """The part of a whole answer's choice that holds text and reasoning."""
+    piece: Callable[[str, str], Json]
+    """The same of a chunk's choice."""
+    opening: Json | None
+    """The part of the first chunk's choice, sent before any text."""
+
+
+def _message(text: str, reasoning: str) -> Json:
+    message: Json = {"role": "assistant", "content": text}
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    return {"message": message}
+
+
+def _piece(text: str, reasoning: str) -> Json:
+    delta: Json = {}
+    if text or not reasoning:
+        delta["content"] = text
+    if reasoning:
+        delta["reasoning_content"] = reasoning
+    return {"delta": delta}
+
+
+CHAT = Shape(
+    prefix="chatcmpl-",
+    whole="chat.completion",
+    chunk="chat.completion.chunk",
+    choice=_message,
+    piece=_piece,
+    opening={"delta": {"role": "assistant", "content": ""}},
+)
+TEXT = Shape(
+    prefix="cmpl-",
+    whole="text_completion",
+    chunk="text_completion",
+    choice=lambda text, reasoning: {"text": text},
+    piece=lambda text, reasoning: {"text": text},
+    opening=None,
+)
+
+
+class Answering:
+    """The JSON of one answer, whole or in chunks."""
+
+    def __init__(self, shape: Shape, request_id: str, model: str, created: int) -> None:
+        self._shape = shape
+        self._head: Json = {"id": shape.prefix + request_id, "created": created, "model": model}
+
+    def opening(self) -> Json | None:
+        """The chunk before the first text, where there is one."""
+        part = self._shape.opening
+        return None if part is None else self._chunk(part, None)
+
+    def chunk(self, delta: Delta) -> Json:
+        """One chunk of a stream."""
+        return self._chunk(self._shape.piece(delta.text, delta.reasoning), delta.finish_reason)
+
+    def _chunk(self, part: Json, finish_reason: str | None) -> Json:
+        choice = {"index": 0, **part, "logprobs": None, "finish_reason": finish_reason}
+        return {**self._head, "object": self._shape.chunk, "choices": [choice]}
+
+    def usage_chunk(self, usage: Usage) -> Json:
+        """The chunk after the last one that `stream_options.include_usage` asks for."""
+        return {
+            **self._head,
+            "object": self._shape.chunk,
+            "choices": [],
+            "usage": usage_body(usage),
+        }
+
+    def whole(self, deltas: Sequence[Delta]) -> Json:
+        """The answer in one piece."""
+        text = "".join(deltas)
+        reasoning = "".join(delta.reasoning for delta in deltas)
+        last = deltas[-1]
+        choice = {
+            "index": 0,
+            **self._shape.choice(text, reasoning),
+            "logprobs": None,
+            "finish_reason": last.finish_reason,
+        }
+        body: Json = {**self._head, "object": self._shape.whole, "choices": [choice]}
+        if last.usage is not None:
+            body["usage"] = usage_body(last.usage)
+        return body
+
+
+def usage_body(usage: Usage) -> Json:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
