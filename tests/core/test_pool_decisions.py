@@ -475,6 +475,23 @@ def test_a_faster_replica_is_known_by_its_calls() -> None:
     assert fast.first.at(100) * 2 == pytest.approx(slow.first.at(100), rel=0.1)
 
 
+def test_a_replica_that_was_slow_once_is_tried_again_after_a_while() -> None:
+    pool = Machine(2, policy="prompt-aware")
+
+    def where(call: int, at: float) -> int:
+        (sent,) = pool.submit(call, at)
+        assert isinstance(sent, Send)
+        first_s = 5.0 if sent.replica == 0 and at < 100 else 0.1
+        pool.began(call, sent.replica, at + first_s)
+        usage = Usage(prompt_tokens=100, completion_tokens=50)
+        pool.ended(call, sent.replica, at + 2 * first_s, usage)
+        return int(sent.replica)
+
+    early = [where(call, call * 11.0) for call in range(9)]
+    assert set(early[3:]) == {1}
+    assert 0 in [where(call, call * 11.0) for call in range(9, 60)]
+
+
 def test_what_others_send_is_seen_in_the_engines_own_metrics() -> None:
     pool = Machine(2)
     pool.tell(Reported(ReplicaId(0), running=5, waiting=0), 0.0)
