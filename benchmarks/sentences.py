@@ -1,6 +1,6 @@
 """Where do sentences end, and how soon is it known? Our rules against the libraries there are.
 
-    python benchmarks/sentences.py DATA [--answers N]
+    python -m benchmarks.sentences DATA [--answers N]
 
 DATA is a folder with `factcheck_gpt.jsonl.gz` and `factscore_bios.jsonl.gz`: answers of language
 models with the sentences that people or their tools marked. Libraries take part if they are
@@ -29,6 +29,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def _syntok(_: Any) -> Segment:
 
 
 def _blingfire(module: Any) -> Segment:
-    return lambda text: module.text_to_sentences(text).split("\n")  # type: ignore[no-any-return]
+    return lambda text: module.text_to_sentences(text).split("\n")
 
 
 _LIBRARIES: dict[str, Callable[[Any], Segment]] = {
@@ -212,7 +213,7 @@ def main() -> None:
     options = parser.parse_args()
     contenders: dict[str, tuple[Segment, Callable[[], Any]]] = {"alto": (ours, Sentences)}
     for name, segment in libraries().items():
-        contenders[name] = (segment, lambda segment=segment: Rerun(segment))
+        contenders[name] = (segment, partial(Rerun, segment))
     for file in FILES:
         texts = list(answers(options.data / f"{file}.jsonl.gz"))
         step = max(1, len(texts) // options.answers)

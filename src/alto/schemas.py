@@ -236,7 +236,7 @@ def _in_order(schema: Schema, kinds: list[Any]) -> Schema:
     for each in [schema, *schema.get("$defs", {}).values()]:
         order = orders.get(each.get("title", ""), ())
         properties = each.get("properties", {})
-        if set(order) == set(properties):
+        if order and set(order) == set(properties):
             each["properties"] = {name: properties[name] for name in order}
             each["required"] = list(order)
     return schema
