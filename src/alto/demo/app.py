@@ -228,11 +228,11 @@ def _conclude(
     console.print(
         Text(
             "The answer, its claims and the verdicts on them were recorded, not written now; the "
-            "search is real, and so is all that ALTO did. To ask a live model, and anything you "
-            "like: alto demo --engine URL --model NAME QUESTION",
+            "search is real, and so is all that ALTO did. To ask a live model, and anything:",
             style="dim",
         )
     )
+    console.print("  alto demo --engine URL --model NAME QUESTION", highlight=False)
 
 
 def list_questions(console: Console | None = None) -> None:
