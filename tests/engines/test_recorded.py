@@ -1,0 +1,152 @@
+"""Recorded answers: how they are found, what a miss says, and that they take time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alto.core.calls import Call, Delta
+from alto.engines.recorded import Recorded
+from alto.engines.sim_replica import Answer
+from alto.errors import ConfigError, EngineError
+from alto.testing.loop import run
+
+
+@dataclass
+class Claim:
+    text: str
+
+
+ENTRIES: list[dict[str, Any]] = [
+    {"stage": "verify", "arguments": {"claim": {"text": "Water is wet."}}, "text": "SUPPORTED"},
+    {
+        "stage": "verify",
+        "arguments": {"claim": {"text": "Water is wet."}, "evidence": ["Deserts are dry."]},
+        "text": "UNKNOWN",
+    },
+    {"stage": "answer", "prompt": "Who?", "text": "Fleming.", "reasoning": "Hm."},
+    {"prompt": "Anyone?", "text": "No one."},
+]
+
+
+def ask(stage: str = "", prompt: str = "", **arguments: Any) -> Call:
+    messages = [{"role": "user", "content": prompt}]
+    return Call(messages=messages, stage=stage, arguments=arguments)
+
+
+async def read(spec: Recorded, call: Call) -> list[Delta]:
+    engine = spec.open("demo")
+    try:
+        return [delta async for delta in engine.stream(call)]
+    finally:
+        await engine.aclose()
+
+
+def say(spec: Recorded, call: Call) -> str:
+    return "".join(run(read(spec, call)))
+
+
+def test_a_call_is_found_by_its_stage_and_arguments() -> None:
+    spec = Recorded(entries=ENTRIES)
+    assert say(spec, ask("verify", claim=Claim("Water is wet."))) == "SUPPORTED"
+    assert say(spec, ask("verify", claim={"text": "Water is wet."})) == "SUPPORTED"
+
+
+def test_arguments_that_an_entry_does_not_name_are_not_compared() -> None:
+    spec = Recorded(entries=ENTRIES)
+    claim = Claim("Water is wet.")
+    assert say(spec, ask("verify", claim=claim, evidence=["Rain falls."])) == "SUPPORTED"
+    assert say(spec, ask("verify", claim=claim, evidence=["Deserts are dry."])) == "UNKNOWN"
+
+
+def test_a_call_is_found_by_its_prompt() -> None:
+    spec = Recorded(entries=ENTRIES)
+    deltas = run(read(spec, ask("answer", "Who?", question="Who?")))
+    assert "".join(deltas) == "Fleming."
+    assert "".join(delta.reasoning for delta in deltas) == "Hm."
+    assert say(spec, ask("other", "Anyone?")) == "No one."
+    assert say(spec, ask("", "Who?")) == "Fleming."  # another program names no stage
+
+
+def test_the_later_of_two_entries_stands() -> None:
+    assert (
+        say(Recorded(entries=[*ENTRIES, {"prompt": "Anyone?", "text": "Me."}]), ask("", "Anyone?"))
+        == "Me."
+    )
+
+
+def test_an_answer_takes_the_time_of_the_profile() -> None:
+    async def main() -> float:
+        await read(Recorded(entries=ENTRIES), ask("", "Anyone?"))
+        return asyncio.get_running_loop().time()
+
+    assert 0.015 < run(main()) < 0.03  # three tokens of about 7 ms
+
+
+def test_a_miss_shows_what_was_asked_and_the_nearest() -> None:
+    with pytest.raises(EngineError) as caught:
+        say(Recorded(entries=ENTRIES), ask("verify", claim=Claim("Water is dry.")))
+    message = str(caught.value)
+    assert "engine demo has no recorded answer for stage 'verify'" in message
+    assert '{"claim": {"text": "Water is dry."}}' in message
+    assert 'nearest recorded is {"claim": {"text": "Water is wet."}}' in message
+    assert "fallback=" in message
+    assert not caught.value.retryable
+
+
+def test_a_miss_in_an_empty_stage_says_so() -> None:
+    with pytest.raises(EngineError, match="nothing is recorded"):
+        say(Recorded(entries=ENTRIES[:1]), ask("draft", "Write."))
+
+
+def test_a_fallback_answers_what_is_not_recorded() -> None:
+    spec = Recorded(entries=ENTRIES, fallback=lambda call: Answer(call.stage.upper(), "hm"))
+    assert say(spec, ask("draft", "Write.")) == "DRAFT"
+    assert say(spec, ask("", "Anyone?")) == "No one."
+
+
+@pytest.mark.parametrize("name", ["calls.jsonl", "calls.jsonl.gz"])
+def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    entry = {"stage": "verify", "arguments": {"claim": Claim("Ünïcode 漢字")}, "text": "YES"}
+    assert Recorded.write(path, [*ENTRIES, entry]) == 5
+    first = path.read_bytes()
+    Recorded.write(path, [*ENTRIES, entry])
+    assert path.read_bytes() == first
+    assert say(Recorded(path=path), ask("verify", claim=Claim("Ünïcode 漢字"))) == "YES"
+    assert say(Recorded(path=str(path)), ask("", "Anyone?")) == "No one."
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[1]", "line 2: the entry is list, expected an object"),
+        (json.dumps({"prompt": "x"}), '"text" None, expected the answer as a string'),
+        (json.dumps({"text": "x"}), 'neither "arguments" .* nor "prompt"'),
+        (json.dumps({"text": "x", "arguments": [1]}), '"arguments" \\[1\\], expected an object'),
+    ],
+)
+def test_a_broken_file_is_named_with_its_line(tmp_path: Path, line: str, says: str) -> None:
+    path = tmp_path / "calls.jsonl"
+    path.write_text(json.dumps(ENTRIES[3]) + "\n" + line + "\n", "utf-8")
+    with pytest.raises(ConfigError, match=says):
+        say(Recorded(path=path), ask("", "Anyone?"))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the recording .*missing\.jsonl"):
+        say(Recorded(path=tmp_path / "missing.jsonl"), ask("", "x"))
+    (tmp_path / "not.gz").write_bytes(b"plain")
+    with pytest.raises(ConfigError, match="compressed if its name ends in"):
+        say(Recorded(path=tmp_path / "not.gz"), ask("", "x"))
+
+
+def test_a_recording_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nothing to answer with"):
+        Recorded()
