@@ -125,7 +125,21 @@ class Sentences:
         """The closing quotes that are due since earlier sentences, in scripts without spaces."""
 
     def feed(self, text: str) -> list[Sentence]:
-        return [] if self.error else self._cut(self._open + text, final=False)
+        if self.error is not None:
+            return []
+        held = self._open
+        text = held + text
+        if (
+            held
+            and self._at == len(held)
+            and len(text) < SENTENCE_CHARS_MAX
+            and _CANDIDATE.search(text, self._at) is None
+        ):
+            # Nearly every piece: nothing was waiting and nothing in it may be an end.
+            self._open = text
+            self._at = len(text)
+            return []
+        return self._cut(text, final=False)
 
     def finish(self, truncated: bool = False) -> list[Sentence]:
         if self.error is not None:
