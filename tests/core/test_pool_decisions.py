@@ -192,6 +192,15 @@ def test_a_deadline_that_passes_in_the_queue_ends_the_call(one: Machine) -> None
     assert one.core.wake_at() is None
 
 
+def test_room_that_comes_too_late_is_not_wasted_on_a_call_that_is_over(one: Machine) -> None:
+    one.submit(1)
+    one.submit(2, 0.0, deadline=3.0)
+    one.submit(3, 0.0)
+    actions = one.ended(1, 0, 3.5)
+    assert calls(actions) == [3]
+    assert isinstance(refused(actions[:1]), DeadlineExceeded)
+
+
 def test_a_deadline_that_is_over_is_not_queued(one: Machine) -> None:
     assert isinstance(refused(one.submit(1, 5.0, deadline=5.0)), DeadlineExceeded)
 

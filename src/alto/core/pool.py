@@ -322,6 +322,10 @@ class CallPool:
             if flight is None or not flight.waiting:
                 heappop(queue)
                 continue
+            if flight.deadline is not None and flight.deadline <= now:
+                heappop(queue)
+                self._give_up(flight, self._too_late(flight.stage, now))
+                continue
             free = [replica for replica in self.replicas if replica.takes(now)]
             if not free:
                 return
