@@ -40,3 +40,10 @@ def doomed() -> Iterator[LlamaServer]:
     """A server of this test's own, to be killed."""
     with LlamaServer() as server:
         yield server
+
+
+@pytest.fixture
+def other() -> Iterator[LlamaServer]:
+    """A second one, for what must survive the first."""
+    with LlamaServer() as server:
+        yield server

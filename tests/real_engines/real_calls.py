@@ -62,3 +62,11 @@ async def until_busy(server: LlamaServer, slots: int) -> None:
     async with asyncio.timeout(PROMPT_LIMIT_S):
         while await busy(server) != slots:  # noqa: ASYNC110 - another process: nothing to await
             await asyncio.sleep(0.02)
+
+
+async def busiest(*servers: LlamaServer) -> LlamaServer:
+    """The one with most slots at work, as soon as one is."""
+    async with asyncio.timeout(PROMPT_LIMIT_S):
+        while not any(counts := [await busy(server) for server in servers]):
+            pass
+    return servers[counts.index(max(counts))]

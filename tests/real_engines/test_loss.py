@@ -6,30 +6,16 @@ What must hold: the caller learns of it at once, or, where another replica is le
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import aclosing
 
 import pytest
 from llama_server import LlamaServer
-from real_calls import LONG, PROMPT_LIMIT_S, busy, call, opened, read, run
+from real_calls import LONG, PROMPT_LIMIT_S, busiest, call, opened, read, run
 
 from alto.core.calls import Delta
 from alto.errors import EngineError
 
 pytestmark = pytest.mark.engines
-
-
-@pytest.fixture
-def other() -> Iterator[LlamaServer]:
-    """A second server that a test may kill."""
-    with LlamaServer() as server:
-        yield server
-
-
-async def serving(*servers: LlamaServer) -> LlamaServer:
-    """The one that is at work."""
-    [found] = [server for server in servers if await busy(server)]
-    return found
 
 
 def test_a_server_that_dies_in_mid_answer_is_an_error_at_once(doomed: LlamaServer) -> None:
@@ -92,7 +78,7 @@ def test_a_text_that_breaks_off_goes_on_elsewhere(doomed: LlamaServer, other: Ll
             async for delta in s:
                 deltas.append(delta)
                 if len(deltas) == 50:
-                    await asyncio.to_thread((await serving(doomed, other)).kill)
+                    await asyncio.to_thread((await busiest(doomed, other)).kill)
             text = "".join(deltas)
             assert deltas[-1].finish_reason == "length"
             assert [delta for delta in deltas[:-1] if delta.finish_reason] == []
