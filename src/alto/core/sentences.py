@@ -64,8 +64,8 @@ _BEFORE_DIGIT = _words(
 )
 # Perhaps the end: if a word follows with which sentences begin. So are "J." and "U.S.".
 _MAY_END = _words(
-    "inc ltd co corp llc plc jr sr esq pvt al ph.d ave blvd rd jan feb mar apr jun jul aug sep sept oct"
-    " nov dec"
+    "inc ltd co corp llc plc jr sr esq pvt al ph.d ave blvd rd jan feb mar apr jun jul aug sep sept"
+    " oct nov dec"
 )
 _STARTERS = _words(
     "a an the this that these those it its he his she her they their we our you your i my there"
