@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "tools"))
+sys.path[:0] = [str(HERE.parents[1] / "tools"), str(HERE.parent / "engines")]
 
-from llama_server import LlamaServer  # noqa: E402 - the path above must come first
+from llama_server import LlamaServer  # noqa: E402 - the paths above must come first
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
