@@ -165,6 +165,7 @@ class AnswerReader:
         self.chars = 0
         self._events = EventReader()
         self._document: list[bytes] | None = None  # pieces of a JSON document
+        self._document_bytes = 0
         self._sniffed = False
         self._head = b""
         self._lenient = False  # a chunk was read by the standard library
@@ -234,7 +235,8 @@ class AnswerReader:
     def _collect(self, data: bytes) -> None:
         assert self._document is not None
         self._document.append(data)
-        if sum(map(len, self._document)) > EVENT_BYTES_MAX:
+        self._document_bytes += len(data)
+        if self._document_bytes > EVENT_BYTES_MAX:
             raise WireError(f"an answer of more than {EVENT_BYTES_MAX} bytes")
 
     def _event(self, name: str, event: bytes, deltas: list[Delta]) -> None:

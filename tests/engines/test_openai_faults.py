@@ -14,7 +14,7 @@ from hostile import DONE, HELLO, SSE, Connection, Script, always, event, framed,
 from openai_calls import KEY, ask, failure_of, read, replica_of, run
 
 from alto.core.calls import Usage
-from alto.engines import openai
+from alto.engines import openai_replica
 from alto.errors import DeadlineExceeded, EngineError
 
 pytestmark = pytest.mark.usefixtures("_short_waits")
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("_short_waits")
 @pytest.fixture
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits that the server did not ask for take next to no time."""
-    monkeypatch.setattr(openai, "BUSY_WAIT_S", 0.001)
-    monkeypatch.setattr(openai, "FINISH_GRACE_S", 0.05)
+    monkeypatch.setattr(openai_replica, "BUSY_WAIT_S", 0.001)
+    monkeypatch.setattr(openai_replica, "FINISH_GRACE_S", 0.05)
 
 
 def failing(script: Script, call: Any = None, **options: Any) -> EngineError:
@@ -335,6 +335,19 @@ def test_a_host_that_does_not_exist_is_an_error() -> None:
     run(main())
 
 
+def test_tls_to_a_server_without_it_is_an_error() -> None:
+    async def main() -> None:
+        async with (
+            serving(always(*HELLO)) as server,
+            replica_of(server.url.replace("http:", "https:")) as replica,
+        ):
+            error = await failure_of(replica)
+            assert error.retryable
+            assert "is the server up, and the URL right?" in str(error)
+
+    run(main())
+
+
 # ---- refusals
 
 
@@ -437,10 +450,10 @@ def busy(refusals: int, status: int, *headers: str) -> Script:
 )
 def test_a_busy_server_is_asked_again(status: int, headers: tuple[str, ...]) -> None:
     async def main() -> None:
-        script = busy(openai.BUSY_TRIES_MAX - 1, status, *headers)
+        script = busy(openai_replica.BUSY_TRIES_MAX - 1, status, *headers)
         async with serving(script) as server, replica_of(server.url) as replica:
             assert "".join(await read(replica)) == "Hello"
-            assert len(server.requests) == openai.BUSY_TRIES_MAX
+            assert len(server.requests) == openai_replica.BUSY_TRIES_MAX
 
     run(main())
 
@@ -453,7 +466,7 @@ def test_a_server_that_stays_busy_is_given_up_after_so_many_tries() -> None:
         ):
             error = await failure_of(replica)
             assert (error.status, error.retryable, error.retry_after) == (429, True, 0.005)
-            assert len(server.requests) == openai.BUSY_TRIES_MAX
+            assert len(server.requests) == openai_replica.BUSY_TRIES_MAX
 
     run(main())
 

@@ -11,6 +11,7 @@ from openai_calls import KEY, ask, failure_of, read, replica_of, run
 
 from alto.core.calls import Call
 from alto.engines.dialect import is_strict
+from alto.engines.http import proxy_for
 
 SCHEMA = {
     "type": "object",
@@ -162,6 +163,20 @@ def test_the_key_comes_from_the_environment_when_none_is_given(
                 await read(replica)
         assert server.requests[0].headers["authorization"] == "Bearer from-env"
         assert "authorization" not in server.requests[1].headers
+
+    run(main())
+
+
+def test_the_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with serving(always(*HELLO)) as proxy:
+            monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+            monkeypatch.setenv("no_proxy", "direct.test")
+            assert proxy_for("http://direct.test/v1") is None
+            async with replica_of("http://engine.test/v1") as replica:
+                assert "".join(await read(replica)) == "Hello"
+        asked = proxy.requests[0].line
+        assert asked == "POST http://engine.test/v1/chat/completions HTTP/1.1"
 
     run(main())
 

@@ -10,9 +10,9 @@ from hostile import DONE, event, stop, text, usage
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alto import openai_api
 from alto.core.calls import Delta, Usage
 from alto.openai_api import (
-    EVENT_BYTES_MAX,
     AnswerReader,
     EventReader,
     WireError,
@@ -86,28 +86,44 @@ def test_several_data_lines_are_one_event_with_its_name() -> None:
     ]
 
 
-@pytest.mark.parametrize("size", [1 << 16, EVENT_BYTES_MAX])
-def test_an_event_without_end_is_given_up_at_the_limit(size: int) -> None:
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A limit of events that is reached sooner."""
+    monkeypatch.setattr(openai_api, "EVENT_BYTES_MAX", 100_000)
+    return 100_000
+
+
+@pytest.mark.parametrize("size", [1, 1000, 200_000])
+def test_an_event_without_end_is_given_up_at_the_limit(size: int, limit: int) -> None:
     reader = AnswerReader()
     reader.feed(b"data: ")
-    for _ in range(EVENT_BYTES_MAX // size + 1):
+    fed = 6
+    while reader.fault is None:
+        assert fed <= limit
         reader.feed(b"x" * size)
-        if reader.fault:
-            break
-    assert str(reader.fault) == f"an event of more than {EVENT_BYTES_MAX} bytes"
+        fed += size
+    assert str(reader.fault) == "an event of more than 100000 bytes"
 
 
-def test_data_lines_without_a_blank_line_are_given_up_at_the_limit() -> None:
+@pytest.mark.parametrize("line", [b"data:\n", b"event: e\n"])
+def test_lines_without_a_blank_line_are_given_up_at_the_limit(line: bytes, limit: int) -> None:
     reader = EventReader()
     with pytest.raises(WireError, match="an event of more than"):
-        for _ in range(EVENT_BYTES_MAX // 50000 + 1):
-            reader.feed(b"data:\n" * 10000)
+        for _ in range(limit // len(line) + 1):
+            reader.feed(line)
 
 
-def test_comments_for_hours_are_no_event_and_no_fault() -> None:
+def test_comments_for_hours_are_no_event_and_no_fault(limit: int) -> None:
     reader = EventReader()
-    for _ in range(EVENT_BYTES_MAX // 60000 + 1):
-        assert reader.feed(b": ping\n" * 10000) == []
+    for _ in range(limit // 6000 + 1):
+        assert reader.feed(b": ping\n" * 1000) == []
+
+
+def test_a_document_without_end_is_given_up_at_the_limit(limit: int) -> None:
+    reader = AnswerReader()
+    for _ in range(limit // 1000):
+        reader.feed(b"{" + b" " * 1000)
+    assert str(reader.fault) == "an answer of more than 100000 bytes"
 
 
 def test_text_before_a_fault_is_given_first() -> None:

@@ -1,0 +1,241 @@
+"""One LM server behind an `alto.OpenAI` engine.
+
+It sends a call, reads the answer as it is written, and says what went wrong in terms of that
+server. It waits and tries again by itself only where the server asks for it (429 and 503, within
+limits) or where nothing was lost (a kept connection that had died, a field that the server
+refused). Everything else is an `EngineError` that says whether another replica may be tried; that
+is the pool's business.
+
+Always true:
+    O1  the last delta has the finish reason and the usage; the texts of all joined are the answer
+    O2  a text that broke off is an `EngineError`, never a short answer
+    O3  the API key is in the request's header and nowhere else: no repr, no message
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import os
+import random
+import re
+import time
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlsplit, urlunsplit
+
+from ..core.calls import Call, Delta
+from ..errors import DeadlineExceeded, EngineError
+from ..openai_api import AnswerReader, WireError, is_retryable, message_of, retry_after
+from .dialect import Dialect
+
+if TYPE_CHECKING:
+    from .http import Answer, HttpClient, HttpFailure
+    from .openai import OpenAI
+
+BUSY_TRIES_MAX = 4
+"""How often a server that answers 429 or 503 is asked, the first time included."""
+
+BUSY_WAIT_S_MAX = 30.0
+"""The longest wait between two such tries; a server that asks for more gets an error instead."""
+
+BUSY_WAIT_S = 0.5
+"""The first wait where the server names none; it doubles with each try, with jitter."""
+
+ERROR_BYTES_MAX = 1 << 16
+"""How much of an error's body is read."""
+
+FINISH_GRACE_S = 2.0
+"""How long usage and `[DONE]` are waited for once the finish reason is known."""
+
+
+class OpenAIReplica:
+    """One server of an `OpenAI` engine. Its name in messages is its URL."""
+
+    def __init__(self, engine: str, url: str, spec: OpenAI, key: str) -> None:
+        self.engine = engine
+        self.name = url
+        self._spec = spec
+        self._key = key
+        parts = urlsplit(url)
+        self._target = urlunsplit(parts._replace(path=parts.path + "/chat/completions"))
+        self._dialect = Dialect(spec.model, guided=spec.guided, extra=spec.extra)
+        self._client: HttpClient | None = None
+        self._closed = False
+        self._jitter = random.Random(f"{spec.seed} {url}")
+        self._numbers = itertools.count(1)
+        self._nonce = os.urandom(4).hex()
+
+    async def stream(self, call: Call) -> AsyncGenerator[Delta, None]:
+        """Answer one call here."""
+        from .http import HttpFailure
+
+        answer = await self._answer(call)
+        reader = AnswerReader()
+        try:
+            while not reader.ended:
+                try:
+                    data = await answer.read()
+                except HttpFailure as failure:
+                    if reader.finish_reason is None:
+                        when = f"after {reader.chars} characters of the answer"
+                        self._raise_failure(failure, call, when)
+                    data = b""  # nothing but usage and formalities were still to come
+                for delta in reader.feed(data) if data else reader.close():
+                    yield delta
+                if reader.fault is not None:
+                    self._raise_fault(reader.fault, call)
+                patience = self._spec.stall_timeout
+                if reader.finish_reason is not None:
+                    patience = min(FINISH_GRACE_S, patience)
+                if answer.patience != patience:
+                    answer.wait_at_most(patience)
+            # Before the last delta: its reader may stop at it and never come back.
+            answer.finish()
+            yield reader.last()
+        finally:
+            answer.abort()
+
+    async def aclose(self) -> None:
+        """Close every connection. Calls under way fail."""
+        self._closed = True
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def _answer(self, call: Call) -> Answer:
+        """Send the call until it is taken: in a simpler form where the server refused a field,
+        later where it is busy."""
+        form = self._dialect.form_for(call)
+        tries = 1
+        while True:
+            try:
+                body = self._dialect.body(call, form)
+            except WireError as fault:
+                self._raise_fault(fault, call)
+            answer = await self._post(call, body)
+            if 200 <= answer.status < 300:
+                self._dialect.learned(call, form)
+                return answer
+            message = await self._refusal(answer, call)
+            simpler = self._dialect.simpler(call, form, answer.status, message)
+            if simpler is not None:
+                form = simpler
+                continue
+            error = self._status_error(answer, message)
+            wait = self._busy_wait(error, tries)
+            if wait is None or asyncio.get_running_loop().time() + wait >= _deadline(call):
+                raise error
+            tries += 1
+            await asyncio.sleep(wait)
+
+    async def _post(self, call: Call, body: bytes) -> Answer:
+        from .http import HttpClient, HttpFailure, proxy_for
+
+        if self._closed:
+            raise EngineError(
+                f"engine {self.engine}: call of {self.name} after it was closed",
+                engine=self.engine,
+                retryable=False,
+            )
+        if self._client is None:
+            self._client = HttpClient(
+                headers=self._headers(),
+                connect_timeout=self._spec.connect_timeout,
+                connections_max=self._spec.max_connections,
+                proxy=proxy_for(self._target),
+            )
+        asked_by = re.sub(r"[^A-Za-z0-9._-]", "_", call.request)[:64] or "alto"
+        try:
+            return await self._client.post(
+                self._target,
+                body,
+                headers={"x-request-id": f"{asked_by}-{self._nonce}-{next(self._numbers)}"},
+                deadline=_deadline(call),
+                patience=self._spec.first_chunk_timeout,
+            )
+        except HttpFailure as failure:
+            self._raise_failure(failure, call, "before an answer")
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"content-type": "application/json", "accept": "text/event-stream"}
+        if self._key:
+            headers["authorization"] = f"Bearer {self._key}"
+        headers.update((name.lower(), value) for name, value in self._spec.headers.items())
+        return headers
+
+    # ---- what went wrong, in terms of this server
+
+    async def _refusal(self, answer: Answer, call: Call) -> str:
+        from .http import HttpFailure
+
+        answer.wait_at_most(min(FINISH_GRACE_S, self._spec.stall_timeout))
+        try:
+            body = await answer.read_all(ERROR_BYTES_MAX)
+        except HttpFailure as failure:
+            self._raise_failure(failure, call, f"while it answered {answer.status}")
+        finally:
+            answer.finish()
+        return self._redacted(message_of(body))
+
+    def _status_error(self, answer: Answer, message: str) -> EngineError:
+        status = answer.status
+        told = answer.headers.get("x-should-retry", "").lower()
+        retryable = told == "true" or (told != "false" and is_retryable(status))
+        if 300 <= status < 400:
+            message = f"a redirect to {self._redacted(answer.headers.get('location', 'nowhere'))}"
+        return EngineError(
+            f"engine {self.engine}: {self.name} answered {status} to a chat completion: {message}"
+            f"{self._mend(status)}",
+            engine=self.engine,
+            status=status,
+            retryable=retryable,
+            retry_after=retry_after(answer.headers, time.time()),
+        )
+
+    def _mend(self, status: int) -> str:
+        if 300 <= status < 400:
+            return " (set the URL to where it points)"
+        if status in (401, 403):
+            return f" (set api_key or the environment variable {self._spec.api_key_env})"
+        if status in (404, 405):
+            return f" (is model {self._spec.model!r} served there, and does the URL end in /v1?)"
+        return ""
+
+    def _busy_wait(self, error: EngineError, tries: int) -> float | None:
+        """Seconds until a busy server is asked again, or None to give up."""
+        if error.status not in (429, 503) or not error.retryable or tries >= BUSY_TRIES_MAX:
+            return None
+        if error.retry_after is not None:
+            return error.retry_after if error.retry_after <= BUSY_WAIT_S_MAX else None
+        longest: float = min(BUSY_WAIT_S_MAX, BUSY_WAIT_S * 2 ** (tries - 1))
+        return longest * self._jitter.uniform(0.5, 1)
+
+    def _raise_failure(self, failure: HttpFailure, call: Call, when: str) -> NoReturn:
+        if failure.cause == "deadline":
+            raise DeadlineExceeded(
+                f"engine {self.engine}: call of {self.name} for stage {call.stage or '-'} ran out "
+                f"of its time {when}"
+            ) from failure
+        mend = " (is the server up, and the URL right?)" if failure.cause == "connect" else ""
+        raise EngineError(
+            f"engine {self.engine}: call of {self.name} failed {when}: "
+            f"{self._redacted(str(failure))}{mend}",
+            engine=self.engine,
+            retryable=failure.cause != "closed",
+        ) from failure
+
+    def _raise_fault(self, fault: WireError, call: Call) -> NoReturn:
+        raise EngineError(
+            f"engine {self.engine}: call of {self.name}: {self._redacted(str(fault))}",
+            engine=self.engine,
+            status=fault.status,
+            retryable=fault.retryable,
+        ) from (None if self._key and self._key in str(fault) else fault)
+
+    def _redacted(self, text: str) -> str:
+        return text.replace(self._key, "[api key]") if self._key else text
+
+
+def _deadline(call: Call) -> float:
+    return math.inf if call.deadline is None else call.deadline
