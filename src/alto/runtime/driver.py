@@ -84,6 +84,8 @@ def same(a: Any, b: Any) -> bool:
 class Run:
     """One request in this process."""
 
+    barrier = False
+
     def __init__(
         self,
         runtime: Runtime,
@@ -288,6 +290,7 @@ class Run:
 
     def _finish(self, error: BaseException | None) -> None:
         self.error = error
+        self.runtime.forget(self)
         self.granted.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -321,6 +324,8 @@ class Run:
             unit = units[invocation.use.index]
             assert unit is not None
             execution.now = time()
+            if self.holds(invocation):
+                continue
             if unit.plain and not invocation.feeds:
                 if not execution.started(invocation):
                     continue
@@ -355,13 +360,13 @@ class Run:
                     pass
                 except Exception as error:
                     self.broke(invocation, error)
-                if execution.actions:
+                if execution.actions or self.barrier:
                     self.pump()
                 if len(ready) > before:
                     following = ready[-1]
                     next_unit = units[following.use.index]
                     assert next_unit is not None
-                    if next_unit.plain and count % YIELD_EVERY:
+                    if next_unit.plain and count % YIELD_EVERY and not self.barrier:
                         ready.pop()
                         if execution.started(following):
                             invocation, unit = following, next_unit
@@ -395,6 +400,10 @@ class Run:
         if self.execution._timers:
             self.arm()
         return max(place, 0)
+
+    def holds(self, invocation: Invocation) -> bool:
+        """Whether a ready invocation must wait for something that the core does not know of."""
+        return False
 
     def _stream(self, feed: Feed) -> LiveStream:
         assert feed.invocation is not None

@@ -17,7 +17,7 @@ import inspect
 import itertools
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
@@ -32,6 +32,8 @@ from ..pipeline import Pipeline
 from ..stages import LM, Stage
 from ..structs import Reader, reader_for
 from . import threads
+from .barrier import BarrierRun
+from .boundaries import Boundaries
 from .driver import Event, Run
 from .units import Unit
 
@@ -96,21 +98,34 @@ def result_of(run: Run) -> Any:
 class Runtime:
     """Runs pipelines in this process."""
 
-    def __init__(self, config: Config | None = None) -> None:
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        barrier: bool = False,
+        durations: Mapping[str, float] | None = None,
+        name: str | None = None,
+    ) -> None:
+        """`barrier`: each stage starts when all before it are complete, as systems without
+        streaming do (for comparisons). `durations`: seconds that blocking stages take on virtual
+        time. `name` begins the ids of requests (the process id by default).
+        """
         self.config = config or Config()
+        self.barrier = barrier
         self.seed = self.config.seed
         self.units: dict[str, Unit] = {}
         self._by_graph: dict[int, tuple[Graph, list[Unit | None]]] = {}
         self._engines: dict[str, Engine] = {}
         self._readers: dict[int, tuple[LM[Any, Any], Reader[Any]]] = {}
+        self._boundaries: dict[int, Boundaries] = {}
         self._requests: set[Run] = set()
         self._background: set[asyncio.Task[Any]] = set()
         self._names = itertools.count(1)
-        self._prefix = f"{os.getpid():x}"
+        self._prefix = f"{os.getpid():x}" if name is None else name
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
         self._inline = False
-        self.durations: dict[str, float] = {}
+        self.durations = dict(durations or {})
 
     # ---------------------------------------------------------------- life
 
@@ -138,6 +153,11 @@ class Runtime:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
+
+    @property
+    def engines(self) -> Mapping[str, Engine]:
+        """The engines that have been opened, by name."""
+        return dict(self._engines)
 
     @property
     def open_requests(self) -> int:
@@ -238,7 +258,8 @@ class Runtime:
             raise DeadlineExceeded(
                 f"pipeline {pipeline.name}: timeout={timeout:g} s leaves no time."
             )
-        run = Run(
+        kind = BarrierRun if self.barrier else Run
+        run = kind(
             self,
             pipeline,
             f"{self._prefix}-{next(self._names)}",
@@ -249,17 +270,12 @@ class Runtime:
             bounded=bounded,
         )
         self._requests.add(run)
-        watch = loop.create_task(self._watch(run))
-        self._background.add(watch)
-        watch.add_done_callback(self._background.discard)
         run.begin(arguments)
         return run
 
-    async def _watch(self, run: Run) -> None:
-        try:
-            await run.done.wait()
-        finally:
-            self._requests.discard(run)
+    def forget(self, run: Run) -> None:
+        """A request is over."""
+        self._requests.discard(run)
 
     def check(self, pipeline: Pipeline[Any, Any]) -> None:
         """Raise `ConfigError` for engines that the configuration does not have."""
@@ -314,8 +330,13 @@ class Runtime:
         return known[1]
 
     def boundaries(self, stage: LM[Any, Any]) -> Callable[[str], Sequence[int]] | None:
-        """For engines that know their text beforehand: where a reader has something to do."""
-        return None
+        """On virtual time: where in a text the reader of this stage has something to do."""
+        if not self._inline or (stage.fans_out and stage.item_type is str):
+            return None
+        known = self._boundaries.get(id(stage))
+        if known is None:
+            known = self._boundaries[id(stage)] = Boundaries(self.reader(stage), stage.fans_out)
+        return known
 
     def engine(self, name: str, stage: str = "") -> Engine:
         """The engine of that name, opened."""

@@ -1,0 +1,271 @@
+"""Plan without a GPU: load on a pipeline, on virtual time.
+
+    from alto.simulation import Poisson, simulate
+    report = simulate(factcheck, questions, arrivals=Poisson(rate=4.0, seed=1), duration=120.0,
+                      config=config)
+    report.latency(99), report.throughput, report.engines["chat"].prefix_hit_rate
+
+`simulate` runs the production driver on a clock that jumps from event to event: hours of load take
+seconds, and the same seed gives the same report. Engines must live in this process
+(`alto.Simulated`, `alto.Recorded`). Blocking stages run inline and take no time, unless `durations`
+says how many seconds each takes; a blocking stage that reads a stream gets it whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from .config import Config
+from .core.calls import Usage
+from .engines.protocol import Engine
+from .errors import AltoError, ConfigError
+from .pipeline import Pipeline
+from .runtime.embedded import Runtime
+from .testing.loop import run as run_virtual
+
+__all__ = ["EngineReport", "Poisson", "Report", "RequestReport", "Trace", "simulate"]
+
+
+class Arrivals(Protocol):
+    """When requests come: seconds from the start, in order, without end or until they end."""
+
+    def times(self) -> Iterator[float]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Poisson:
+    """Independent arrivals, on average `rate` a second."""
+
+    rate: float
+    seed: int = 0
+
+    def times(self) -> Iterator[float]:
+        if not self.rate > 0:
+            raise ConfigError(f"Poisson: rate={self.rate!r}, expected requests per second above 0.")
+        rng = random.Random(self.seed)
+        now = 0.0
+        while True:
+            now += rng.expovariate(self.rate)
+            yield now
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Arrivals at recorded times in seconds, `speed` times as fast."""
+
+    at: Sequence[float]
+    speed: float = 1.0
+
+    def times(self) -> Iterator[float]:
+        ordered = sorted(self.at)
+        first = ordered[0] if ordered else 0.0
+        for at in ordered:
+            yield (at - first) / self.speed
+
+
+@dataclass(slots=True)
+class RequestReport:
+    """One request: seconds of virtual time. `first` is when each output first gave an item."""
+
+    arrival: float
+    finish: float | None = None
+    first: dict[str, float] = field(default_factory=dict)
+    outputs: Any = None
+    error: BaseException | None = None
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from arrival to the end; None if it failed."""
+        if self.finish is None or self.error is not None:
+            return None
+        return self.finish - self.arrival
+
+
+@dataclass(slots=True)
+class EngineReport:
+    """What the replicas of one engine did."""
+
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    cache_queries: int = 0
+    cache_hits: int = 0
+    preemptions: int = 0
+    busy_seconds: float = 0.0
+    replicas: int = 0
+
+    @property
+    def prefix_hit_rate(self) -> float:
+        """The part of the prompt tokens that the prefix caches had."""
+        return self.cache_hits / self.cache_queries if self.cache_queries else 0.0
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of a simulated load."""
+
+    requests: list[RequestReport]
+    engines: dict[str, EngineReport]
+    duration: float
+    end: float
+
+    def latency(self, percentile: float) -> float:
+        """The latency that so many per cent of the finished requests had at most (nearest rank)."""
+        return _percentile([r.latency for r in self.requests if r.latency is not None], percentile)
+
+    def time_to_first(self, output: str, percentile: float = 50) -> float:
+        """The same for the time from arrival to an output's first item."""
+        times = [r.first[output] - r.arrival for r in self.requests if output in r.first]
+        return _percentile(times, percentile)
+
+    @property
+    def mean_latency(self) -> float:
+        """The mean latency of the finished requests."""
+        latencies = [r.latency for r in self.requests if r.latency is not None]
+        return math.fsum(latencies) / len(latencies) if latencies else math.nan
+
+    @property
+    def throughput(self) -> float:
+        """Requests finished without an error per second, from the start to the last finish (or
+        `duration`, if that is later)."""
+        return len([r for r in self.requests if r.latency is not None]) / max(self.end, 1e-9)
+
+    @property
+    def errors(self) -> list[BaseException]:
+        """What failed requests failed with."""
+        return [r.error for r in self.requests if r.error is not None]
+
+
+def _percentile(values: Iterable[float], percentile: float) -> float:
+    if not 0 <= percentile <= 100:
+        raise ConfigError(f"a percentile is between 0 and 100; got {percentile!r}.")
+    ordered = sorted(values)
+    if not ordered:
+        return math.nan
+    return ordered[max(0, math.ceil(percentile / 100 * len(ordered)) - 1)]
+
+
+def simulate(
+    pipeline: Pipeline[Any, Any],
+    inputs: Iterable[Any],
+    *,
+    arrivals: Arrivals,
+    duration: float,
+    config: Config,
+    streaming: bool = True,
+    durations: Mapping[str, float] | None = None,
+    timeout: float | None = None,
+    progress: Callable[[float, int], None] | None = None,
+) -> Report:
+    """Send requests for `duration` seconds of virtual time and wait until all are over.
+
+    Args:
+        inputs: the argument of each request, from the start again when they run out; a tuple is
+            several arguments, a dict keyword arguments.
+        streaming: False puts a barrier after every stage.
+        durations: seconds that a blocking stage takes, by name.
+        timeout: the time of each request.
+        progress: called with (virtual seconds, finished requests) after each request.
+    """
+    given = list(inputs)
+    if not given:
+        raise ConfigError(
+            f"simulate({pipeline.name}): inputs is empty; expected one argument or more."
+        )
+    if not duration > 0:
+        raise ConfigError(
+            f"simulate({pipeline.name}): duration={duration!r}, expected seconds above 0."
+        )
+    unknown = sorted(
+        set(durations or {}) - {use.stage.name for use in pipeline.graph.uses if use.stage}
+    )
+    if unknown:
+        raise ConfigError(
+            f"simulate({pipeline.name}): durations names {unknown}, which are no stages of it."
+        )
+    load = _Load(pipeline, given, config, streaming, durations, timeout, progress)
+    return run_virtual(load.run(arrivals, duration))
+
+
+class _Load:
+    def __init__(
+        self,
+        pipeline: Pipeline[Any, Any],
+        inputs: list[Any],
+        config: Config,
+        streaming: bool,
+        durations: Mapping[str, float] | None,
+        timeout: float | None,
+        progress: Callable[[float, int], None] | None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.inputs = inputs
+        self.timeout = timeout
+        self.progress = progress
+        self.finished = 0
+        self.config = config
+        self.runtime_options: dict[str, Any] = {
+            "barrier": not streaming,
+            "durations": durations,
+            "name": "sim",
+        }
+
+    async def run(self, arrivals: Arrivals, duration: float) -> Report:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        requests: list[RequestReport] = []
+        tasks: list[asyncio.Task[None]] = []
+        async with Runtime(self.config, **self.runtime_options) as runtime:
+            feed = itertools.cycle(self.inputs)
+            for at in arrivals.times():
+                if at >= duration:
+                    break
+                await asyncio.sleep(start + at - loop.time())
+                report = RequestReport(loop.time() - start)
+                requests.append(report)
+                tasks.append(loop.create_task(self._one(runtime, next(feed), report, start)))
+            for task in tasks:
+                await task
+            engines = {name: _engine(engine) for name, engine in runtime.engines.items()}
+        end = max([duration, *(r.finish for r in requests if r.finish is not None)])
+        return Report(requests, engines, duration, end)
+
+    async def _one(self, runtime: Runtime, given: Any, report: RequestReport, start: float) -> None:
+        loop = asyncio.get_running_loop()
+        args = given if isinstance(given, tuple) else () if isinstance(given, dict) else (given,)
+        kwargs = given if isinstance(given, dict) else {}
+        request = runtime.start(self.pipeline, *args, timeout=self.timeout, **kwargs)
+        try:
+            async for event in request.events():
+                if not event.progress and not event.withdrawn:
+                    report.first.setdefault(event.output, loop.time() - start)
+            report.outputs = await request.result()
+        except AltoError as error:
+            report.error = error
+        report.finish = loop.time() - start
+        report.usage = request.usage
+        self.finished += 1
+        if self.progress is not None:
+            self.progress(report.finish, self.finished)
+
+
+def _engine(engine: Engine) -> EngineReport:
+    report = EngineReport()
+    for replica in getattr(engine, "replicas", ()):
+        measures = getattr(replica, "measures", None)
+        if measures is None:
+            continue
+        report.replicas += 1
+        report.prompt_tokens += measures.prompt_tokens
+        report.generation_tokens += measures.generation_tokens
+        report.cache_queries += measures.cache_queries
+        report.cache_hits += measures.cache_hits
+        report.preemptions += measures.preemptions
+        report.busy_seconds += measures.busy_seconds
+    return report
