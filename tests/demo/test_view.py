@@ -56,7 +56,7 @@ def lines(view: View, *, height: int = 50, encoding: str = "utf-8") -> list[str]
 
 def test_claims_stand_under_their_sentence_with_their_verdicts() -> None:
     assert lines(View(grown(), 8.25)) == [
-        "recorded" + "2 sentences  1 of 3 claims checked   8.25 s".rjust(72),
+        "recorded" + "sentences 2  claims checked 1 of 3   8.25 s".rjust(72),
         "Who grows the most peaches?",
         "",
         GEORGIA,

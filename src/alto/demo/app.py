@@ -27,7 +27,6 @@ from rich.text import Text
 
 from ..config import Config
 from ..core.calls import Call
-from ..engines.openai import OpenAI
 from ..engines.protocol import EngineSpec
 from ..engines.recorded import Recorded
 from ..errors import ConfigError
@@ -87,6 +86,9 @@ def plan(
     asked = question or questions()[0].text
     if asked.isdecimal():
         asked = find_question(asked).text
+    # The record needs no HTTP client, so none is loaded for it.
+    from ..engines.openai import OpenAI
+
     engine = OpenAI(urls=[engine_url], model=model)
     return Plan(asked, engine, f"{model} at {engine_url}", live=True)
 
@@ -147,9 +149,10 @@ async def _run(chosen: Plan, title: str, follow: Follow) -> tuple[Board, Run]:
     board = Board(chosen.question, title=chosen.notice)
     config = Config(engines={ENGINE: watch.engine(chosen.engine)})
     async with Runtime(config) as runtime:
-        watch.begin()
-        events = runtime.stream(_PIPELINES[title], chosen.question)
+        runtime.engine(ENGINE)  # opened before the clock starts: that is done once, not per request
         with follow(board, watch) as follower:
+            watch.begin()
+            events = runtime.stream(_PIPELINES[title], chosen.question)
             ticker = asyncio.create_task(_tick(follower.draw))
             try:
                 async with aclosing(events):

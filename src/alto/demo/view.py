@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from enum import IntEnum
+from functools import lru_cache
 from types import TracebackType
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -70,8 +71,8 @@ def _head(board: Board, elapsed: float) -> RenderableType:
     title.add_row(
         Text(board.title, style="dim"),
         Text.assemble(
-            (f"{len(board.sentences)} sentences  ", "dim"),
-            (f"{len(board.verdicts)} of {claims} claims checked  ", "dim"),
+            (f"sentences {len(board.sentences)}  ", "dim"),
+            (f"claims checked {len(board.verdicts)} of {claims}  ", "dim"),
             (f"{elapsed:5.2f} s", "bold"),
         ),
     )
@@ -161,6 +162,7 @@ def _evidence(board: Board, path: Path) -> str:
     return snippet(given[number - 1], board.claims[path], _SNIPPET_WIDTH)
 
 
+@lru_cache(maxsize=1024)
 def snippet(passage: str, claim: str, width: int) -> str:
     """The stretch of a passage, at most about `width` characters, that shares most with a claim.
 
