@@ -269,6 +269,16 @@ class Graph:
                         level.retained = True
                 for gather in use.gathers:
                     _retain(gather.steps)
+        for output in self.outputs:  # walked again when anything on the way has changed
+            if _any_retained(output.steps):
+                _retain(output.steps)
+
+
+def _any_retained(steps: tuple[Step, ...]) -> bool:
+    return any(
+        step.level.retained or any(_any_retained(source) for _, source in step.sources)
+        for step in steps
+    )
 
 
 def _retain(steps: tuple[Step, ...]) -> None:

@@ -173,13 +173,13 @@ def _still_so(feed: Feed) -> bool:
 def again(execution: Execution, invocation: Invocation) -> None:
     """An attempt had read what is no longer so: the next one starts from the beginning."""
     state = invocation.state
-    if state in (State.DEAD, State.ABSENT):
+    if state is State.DEAD or invocation.attempt == 0:
         return
     if state is State.CANCELLED:
         for gather in invocation.use.gathers:
             rewind(execution, feeding.feed_at(execution, gather, invocation.node))
         return
-    was_over = state in (State.DONE, State.FAILED)
+    was_over = state in (State.DONE, State.FAILED, State.ABSENT)
     if not was_over:
         lifecycle.stop(execution, invocation, State.DEAD)
     rerun = invocation.rerun
