@@ -303,7 +303,9 @@ class Interpreter:
             return Run(items=[*given, *on_error.value])
         if on_error == "drop":
             return Run(items=list(given), absent=True)
-        return Run(items=list(given), failure=Failure(frozenset({(use.name, place.path)})))
+        # What a committed attempt gave is held until it closes: one that fails never does.
+        items = [] if use.rules.committed else list(given)
+        return Run(items=items, failure=Failure(frozenset({(use.name, place.path)})))
 
 
 def _together(values: list[Any]) -> Failure | None:
