@@ -100,6 +100,8 @@ def test_settled_is_the_end_of_the_last_item() -> None:
     [
         ("", "the text has none"),
         ("There are no claims.", "the text has none"),
+        ("- [ ] find some\n- [x] look", "the text has none"),
+        ("There are none in text[] or in map{}.", "the text has none"),
         ('[{"text":"a"}', "to close"),
         ('[{"text":', "to close"),
         ('{"items": [', "to close"),
@@ -248,7 +250,7 @@ def pieces(draw: st.DrawFn) -> tuple[list[str], list[Any]]:
         "lines": "\n".join(written),
     }[form]
     fence = draw(st.sampled_from([("", ""), ("```json\n", "\n```"), ("```\n", "```")]))
-    text = draw(prose) + fence[0] + body + fence[1] + draw(prose)
+    text = draw(prose) + "\n" + fence[0] + body + fence[1] + draw(prose)
     ends = sorted(draw(st.lists(st.integers(0, len(text)), max_size=8)))
     return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)], strict=True)], items
 

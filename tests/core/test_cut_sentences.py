@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -180,3 +181,31 @@ def test_any_text_in_any_pieces(parts: list[str], data: st.DataObject) -> None:
 @given(st.text(max_size=60), st.integers(0, 60))
 def test_any_characters_at_all(text: str, at: int) -> None:
     assert cut(Sentences, [text[:at], text[at:]]) == cut(Sentences, [text])
+
+
+class Counting:
+    """The search for candidates, with a count of the characters it has looked at."""
+
+    def __init__(self) -> None:
+        self.chars = 0
+        self.pattern = module._CANDIDATE
+
+    def search(self, text: str, at: int) -> re.Match[str] | None:
+        found = self.pattern.search(text, at)
+        self.chars += (found.end() if found else len(text)) - at
+        return found
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000, 10**6])
+@pytest.mark.parametrize(
+    "text", ["One is here. Two! ", "word ", "e.g. U.S. ", "好。吗？", "a\nb\n\n"]
+)
+def test_no_character_is_searched_again_and_again(
+    size: int, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Counting()
+    monkeypatch.setattr(module, "_CANDIDATE", counting)
+    text *= 30_000 // len(text)
+    cut(Sentences, [text[at : at + size] for at in range(0, len(text), size)])
+    # Once to see whether a piece has a candidate and once to find it; a waiting one a few times.
+    assert counting.chars < 4 * len(text)

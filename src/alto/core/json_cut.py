@@ -9,8 +9,8 @@ Models wrap what they are asked for. All of these hold the same two items:
 
 So the text is read as prose with JSON in it. In prose only `{` and `[` matter, and only where the
 next characters look like JSON: `{` then a string and a colon, `[` then the start of an item.
-Braces in prose ("the set {a, b}", "see [1]") stay prose. Inside JSON the cutter counts brackets
-and skips strings; it does not validate, which is for the decoder of the items.
+Brackets in prose ("the set {a, b}", "see [1]", "- [ ] to do") stay prose. Inside JSON the cutter
+counts brackets and skips strings; it does not validate, which is for the decoder of the items.
 
 An object at the top is one item, or a wrapper. Who knows which names an item has (`fields`) can
 tell by the first name that is no field and has an array of items; without `fields` the first
@@ -54,6 +54,7 @@ _IN_NAME = re.compile(r'["\\\n]')
 _VISIBLE = re.compile(r"[^ \t\r\n]")
 _ELEMENT = re.compile(r"[^ \t\r\n,]")
 _BARE_END = re.compile(r"[ \t\r\n,\[\]{}]")
+_BEFORE_EMPTY = ("", ":", "`")
 _CLOSER = {"{": "}", "[": "]"}
 
 
@@ -74,6 +75,7 @@ class JsonItems:
 
     __slots__ = (
         "_after_string",
+        "_before",
         "_capturing",
         "_emits",
         "_escaped",
@@ -112,6 +114,8 @@ class JsonItems:
         self._fields = fields
         self._wrapper = wrapper
         self._state: _State = JsonItems._prose
+        self._before = ""
+        """The last visible character of the line of prose that is being read."""
         self._stack: list[str] = []
         """The closing brackets that are due, outermost first. Empty in prose."""
         self._floor = 0
@@ -199,9 +203,12 @@ class JsonItems:
 
     def _prose(self, text: str, at: int) -> int:
         found = _IN_PROSE.search(text, at)
+        end = len(text) if found is None else found.start()
+        *ended, line = text[at:end].split("\n")
+        self._before = line.rstrip()[-1:] or ("" if ended else self._before)
         if found is None:
-            return len(text)
-        at = found.start()
+            return end
+        at = end
         self._stack = [_CLOSER[text[at]]]
         self._capture(at)
         self._state = JsonItems._opened_object if text[at] == "{" else JsonItems._opened_array
@@ -221,7 +228,7 @@ class JsonItems:
         if self._whole:
             self._skip(floor=0, emits=True)
             return at
-        return self._close_list(at)
+        return self._close_empty(at)
 
     def _opened_array(self, text: str, at: int) -> int:
         found = _VISIBLE.search(text, at)
@@ -233,7 +240,7 @@ class JsonItems:
                 return self._back_to_prose(at)
             self._skip(floor=0, emits=True)
         elif text[at] == "]":
-            return self._close_list(at)
+            return self._close_empty(at)
         elif text[at] in self._starts:
             self._open_list()
         elif ARRAY in self._starts and text[at] in OBJECT + SCALAR:
@@ -433,15 +440,21 @@ class JsonItems:
     def _skip(self, *, floor: int, emits: bool) -> None:
         self._floor = floor
         self._emits = emits
+        self._before = ""
         self.seen = True
         self._state = JsonItems._inside
 
     def _open_list(self) -> None:
         """These are items: what is around them was none."""
         self._drop()
+        self._before = ""
         self.seen = True
         self._list_closed = False
         self._state = JsonItems._elements
+
+    def _close_empty(self, at: int) -> int:
+        """Brackets around nothing, which are prose too: `items[]`, "- [ ] to do"."""
+        return self._close_list(at) if self._before in _BEFORE_EMPTY else self._back_to_prose(at)
 
     def _close_list(self, at: int) -> int:
         self._drop()
