@@ -16,6 +16,7 @@ import pytest
 from alto.annotations import Stream
 from alto.core.calls import Call, Delta, Usage
 from alto.core.cut import Line, Paragraph, Sentence
+from alto.engines.measures import report
 from alto.engines.protocol import Engine, EngineSpec, Replica
 from alto.engines.sim_replica import Answer, SimReplica
 from alto.engines.simulated import Lengths, Simulated
@@ -180,6 +181,12 @@ def test_tokens_joined_are_the_text(text: str, piece: int) -> None:
     assert "" not in tokens
 
 
+def test_every_character_is_in_some_token() -> None:
+    for low in range(0, 0x11000, 0x400):
+        text = "".join(map(chr, range(low, low + 0x400)))
+        assert "".join(tokenize(text)) == text
+
+
 def test_messages_with_parts_and_tools_are_counted() -> None:
     parts = [
         {"type": "text", "text": "two words"},
@@ -301,6 +308,25 @@ def test_a_batch_shares_the_steps() -> None:
         await asyncio.gather(*(read(replica, ask(f"question {at}")) for at in range(16)))
         assert loop.time() - alone < 1.1 * alone
         assert replica.measures.succeeded == 17
+
+    run(main())
+
+
+def test_a_report_sums_over_the_replicas() -> None:
+    async def main() -> None:
+        replicas = Simulated(replicas=2, respond=lambda call: TEXT).open_replicas("chat")
+        for replica in (*replicas, replicas[1]):
+            await read(replica, ask("word " * 100))
+        whole = report(replicas)
+        assert whole is not None
+        assert whole.calls == 3
+        assert whole.generation_tokens == 3 * len(tokenize(TEXT))
+        assert whole.prompt_tokens == 3 * 109
+        assert whole.prefix_hit_rate == 96 / (3 * 109)
+        assert whole.busy_seconds == pytest.approx(asyncio.get_running_loop().time())
+        assert list(whole.replicas) == ["chat/0", "chat/1"]
+        assert 0 < whole.inter_token_seconds < whole.first_token_seconds
+        assert report([object()]) is None
 
     run(main())
 

@@ -36,8 +36,10 @@ _WIDE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 
 @lru_cache(maxsize=16)
 def _rule(piece: int) -> re.Pattern[str]:
+    letter = rf"(?:(?![{_WIDE}])[^\W\d_])"
     return re.compile(
-        rf"[{_WIDE}]| ?(?:(?![{_WIDE}])[^\W\d_]){{1,{piece}}}| ?\d{{1,3}}| ?[^\w\s]|_|\s+|."
+        rf" ?[A-Za-z]{{1,{piece}}}|[{_WIDE}]| ?{letter}{{1,{piece}}}"
+        r"| ?\d{1,3}| ?[^\w\s]|_|\s+|."
     )
 
 
@@ -132,7 +134,12 @@ class BlockKeys:
         size = self._block
         last = keys[-1] if keys else b""
         for at in range(len(keys) * size, blocks * size, size):
-            text = "\0".join(self._tokens[at : at + size])
-            last = blake2b(last + text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            last = _block_key(last, self._tokens[at : at + size])
             keys.append(last)
         return keys if len(keys) == blocks else keys[:blocks]
+
+
+@lru_cache(maxsize=4096)
+def _block_key(before: Key, tokens: tuple[str, ...]) -> Key:
+    text = "\0".join(tokens).encode("utf-8", "surrogatepass")
+    return blake2b(before + text, digest_size=16).digest()
