@@ -11,7 +11,7 @@ from rich.console import Console
 
 from alto.demo.board import Board, Path
 from alto.demo.data import Claim, Verdict
-from alto.demo.view import Screen, View, is_live, plain_line, snippet
+from alto.demo.view import Lines, Screen, View, is_live, plain_line, snippet
 
 GEORGIA = "Georgia grows the most peaches and is called the Peach State."
 EVIDENCE = "[example.org] Botany aside, California leads the nation in peaches, by far."
@@ -113,6 +113,22 @@ def test_what_does_not_fit_even_folded_scrolls_off_the_top() -> None:
     assert shown[3:5] == ["⋮ 15 lines above", "Sentence 15."]
     assert shown[-1] == "Sentence 19."
     assert len(lines(View(board, 1.0, fit=False), height=10)) == 23
+
+
+def test_what_was_kept_from_earlier_frames_is_never_shown_when_it_has_changed() -> None:
+    board, drawn = Board("Who?"), dict[object, Lines]()
+    changes = [
+        *EVENTS,
+        Seen("verdicts", (0, 0), Verdict("SUPPORTED", 1), revised=True),
+        Seen("evidence", (0, 0), ["[example.org] Peaches again."], revised=True),
+        Seen("claims", (0, 1), withdrawn=True),
+        Seen("sentences", (0,), "Georgia, perhaps.", revised=True),
+    ]
+    for event in changes:
+        board.see(event, 1.0)
+        for height in (6, 9, 50):
+            kept = lines(View(board, 1.0, drawn=drawn), height=height)
+            assert kept == lines(View(board, 1.0), height=height)
 
 
 @pytest.mark.parametrize(

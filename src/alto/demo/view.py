@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from enum import IntEnum
-from functools import lru_cache
 from types import TracebackType
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -33,6 +32,7 @@ _SIGNS = {"SUPPORTED": "✓ ", "REFUTED": "✗ ", "UNKNOWN": "? "}
 _STATE_WIDTH = 12
 _SNIPPET_WIDTH = 110
 _ROWS_MIN = 2
+_DRAWN_MAX = 500
 
 
 class Detail(IntEnum):
@@ -43,24 +43,73 @@ class Detail(IntEnum):
     EVIDENCE = 2
 
 
+Lines = list[list[Segment]]
+
+
 class View:
     """A board at one moment, `elapsed` seconds after the request began.
 
-    With `fit` it takes no more rows than the terminal has, less one for the cursor.
+    With `fit` it takes no more rows than the terminal has, less one for the cursor. A sentence
+    looks the same until something under it changes; `drawn` keeps what was drawn, from one view to
+    the next, so that a frame costs little of the time that it is about.
     """
 
-    def __init__(self, board: Board, elapsed: float, *, fit: bool = True) -> None:
+    def __init__(
+        self,
+        board: Board,
+        elapsed: float,
+        *,
+        fit: bool = True,
+        drawn: dict[object, Lines] | None = None,
+    ) -> None:
         self.board = board
         self.elapsed = elapsed
         self.fit = fit
+        self.drawn = {} if drawn is None else drawn
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         options = options.update(height=None)
         head = console.render_lines(_head(self.board, self.elapsed), options, pad=False)
         room = max(console.size.height - 1 - len(head), _ROWS_MIN) if self.fit else None
-        for line in head + _body(self.board, console, options, room):
+        for line in head + self._body(console, options, room):
             yield from line
             yield Segment.line()
+
+    def _body(self, console: Console, options: ConsoleOptions, room: int | None) -> Lines:
+        """The sentences as lines, at most `room` of them."""
+        order = sorted(self.board.sentences)
+        blocks = [self._block(each, Detail.EVIDENCE, console, options) for each in order]
+        if room is None:
+            return [line for block in blocks for line in block]
+        for detail in (Detail.CLAIMS, Detail.LINE):
+            for index, sentence in enumerate(order):
+                if sum(map(len, blocks)) <= room:
+                    break
+                blocks[index] = self._block(sentence, detail, console, options)
+        lines = [line for block in blocks for line in block]
+        if len(lines) > room:
+            hidden = len(lines) - room + 1
+            more = "..." if options.ascii_only else "⋮"
+            lines[:hidden] = [[Segment(f"{more} {hidden} lines above")]]
+        return lines
+
+    def _block(
+        self, sentence: Path, detail: Detail, console: Console, options: ConsoleOptions
+    ) -> Lines:
+        """One sentence with what is known under it, drawn again only if that has changed."""
+        board = self.board
+        below = [
+            (claim, board.claims[claim], claim in board.evidence, board.verdicts.get(claim))
+            for claim in board.claims_under(sentence)
+        ]
+        passages = [_deciding(board, claim) for claim, *_ in below]
+        key = (board.sentences[sentence], detail, options.max_width, *below, *passages)
+        if key not in self.drawn:
+            if len(self.drawn) >= _DRAWN_MAX:
+                self.drawn.clear()
+            block = _sentence(board, sentence, detail, signs=not options.ascii_only)
+            self.drawn[key] = console.render_lines(block, options, pad=False)
+        return self.drawn[key]
 
 
 def _head(board: Board, elapsed: float) -> RenderableType:
@@ -77,32 +126,6 @@ def _head(board: Board, elapsed: float) -> RenderableType:
         ),
     )
     return Group(title, Text(board.question, style="bold"), Text())
-
-
-def _body(
-    board: Board, console: Console, options: ConsoleOptions, room: int | None
-) -> list[list[Segment]]:
-    """The sentences as lines, at most `room` of them."""
-
-    def drawn(sentence: Path, detail: Detail) -> list[list[Segment]]:
-        block = _sentence(board, sentence, detail, signs=not options.ascii_only)
-        return console.render_lines(block, options, pad=False)
-
-    order = sorted(board.sentences)
-    blocks = [drawn(sentence, Detail.EVIDENCE) for sentence in order]
-    if room is None:
-        return [line for block in blocks for line in block]
-    for detail in (Detail.CLAIMS, Detail.LINE):
-        for index, sentence in enumerate(order):
-            if sum(map(len, blocks)) <= room:
-                break
-            blocks[index] = drawn(sentence, detail)
-    lines = [line for block in blocks for line in block]
-    if len(lines) > room:
-        hidden = len(lines) - room + 1
-        more = "..." if options.ascii_only else "⋮"
-        lines[:hidden] = [[Segment(f"{more} {hidden} lines above")]]
-    return lines
 
 
 def _sentence(board: Board, sentence: Path, detail: Detail, *, signs: bool) -> RenderableType:
@@ -155,14 +178,17 @@ def _claim(board: Board, path: Path, detail: Detail, *, signs: bool) -> Renderab
 
 def _evidence(board: Board, path: Path) -> str:
     """The passage that decided a verdict, in one line; empty if none is named."""
-    number = board.verdicts[path].passage
-    given = board.evidence.get(path, ())
-    if number is None or not 1 <= number <= len(given):
-        return ""
-    return snippet(given[number - 1], board.claims[path], _SNIPPET_WIDTH)
+    passage = _deciding(board, path)
+    return snippet(passage, board.claims[path], _SNIPPET_WIDTH) if passage else ""
 
 
-@lru_cache(maxsize=1024)
+def _deciding(board: Board, path: Path) -> str:
+    """The passage that a verdict names, out of those that were found; empty if it names none."""
+    verdict, given = board.verdicts.get(path), board.evidence.get(path, ())
+    number = verdict.passage if verdict is not None else None
+    return given[number - 1] if number is not None and 1 <= number <= len(given) else ""
+
+
 def snippet(passage: str, claim: str, width: int) -> str:
     """The stretch of a passage, at most about `width` characters, that shares most with a claim.
 
@@ -227,6 +253,7 @@ class Screen:
         self._console = console
         self._clock = clock
         self._live: Live | None = None
+        self._drawn: dict[object, Lines] = {}
 
     def __enter__(self) -> Screen:
         if is_live(self._console):
@@ -235,7 +262,7 @@ class Screen:
                 console=self._console,
                 auto_refresh=False,
                 transient=True,
-                get_renderable=lambda: View(self.board, self._clock()),
+                get_renderable=lambda: View(self.board, self._clock(), drawn=self._drawn),
             )
             self._live.start(refresh=True)
         else:
