@@ -1,9 +1,10 @@
 """How soon could one verification request be over? Computed from the engine model alone.
 
 Each LM call is played by itself on an idle simulated server, which gives the time of every piece
-of its text. Then texts are put behind each other: a sentence is there when its last character is
-written, a claim when its JSON object closes, a verdict when its text ends. No orchestrator is
-involved, so this is a limit for any: nothing that waits for what it reads can be sooner.
+of its text. Then texts are put behind each other: a sentence is there when the text goes on after
+its full stop (before that, "in 3." may become "in 3.14") or ends, a claim when its JSON object
+closes, a verdict when its text ends. No orchestrator is involved, so this is a limit for any:
+nothing that waits for what it reads can be sooner.
 
 Each call is taken to have a server of its own, so the limit holds where there are many.
 """
@@ -79,14 +80,20 @@ class Limit:
     last: float
 
 
-async def critical_path(spec: Simulated, question: str, search_s: float) -> Limit:
-    """The limit for one request when every search takes `search_s` and none waits for another."""
+async def critical_path(
+    spec: Simulated, question: str, search_s: float, *, known_at_stop: bool = False
+) -> Limit:
+    """The limit for one request when every search takes `search_s` and none waits for another.
+
+    `known_at_stop` lets a sentence be there with its full stop, as if nothing had to follow: a
+    limit that no reader of plain text can reach, to show what looking ahead costs.
+    """
     verdicts: list[float] = []
     answer = await alone(spec, workload.answer_prompt(question))
     read = 0
     for sentence in workload.sentences_of(question):
         read = answer.text.index(sentence, read) + len(sentence)
-        asked = answer.at(read)
+        asked = answer.at(read if known_at_stop else min(read + 1, len(answer.text)))
         listing = await alone(spec, workload.extract_prompt(sentence))
         closed = 0
         while (closed := listing.text.find("}", closed) + 1) > 0:
