@@ -27,7 +27,7 @@ def judge(
     if complaint is None and error is None and results is not None:
         complaint = _results(case, expected, results)
     if complaint is None and events is not None:
-        complaint = _events(expected, events, error)
+        complaint = _events(case, expected, events, error)
     if complaint is not None:
         raise AssertionError(f"{complaint}\n{describe(case)}\nexpected {expected}")
 
@@ -53,11 +53,15 @@ def _results(case: Case, expected: Expected, results: Mapping[str, Any]) -> str 
     return None
 
 
-def _events(expected: Expected, events: Iterable[Any], error: BaseException | None) -> str | None:
+def _events(
+    case: Case, expected: Expected, events: Iterable[Any], error: BaseException | None
+) -> str | None:
     """Replayed, the events are the outputs; nothing was given twice."""
     known: dict[tuple[str, tuple[int, ...]], Any] = {}
     for event in events:
         key = (event.output, event.path)
+        if case.committed and (event.revised or event.withdrawn):
+            return f"{key} was committed and changed"
         if event.withdrawn:
             if key not in known:
                 return f"{key} was withdrawn and had not been given"

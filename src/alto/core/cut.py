@@ -18,8 +18,8 @@ Always true:
 A cutter does not raise. It sets `error` and still returns the complete items of that piece, since
 they stand. The caller passes them on, and then raises `error`; it may stop the text there.
 
-Here are the cutters without rules of their own. Sentences, JSON, choices and reasoning have a
-file each: `sentences`, `json_cut`, `choice`, `think`.
+Here are the cutters without rules of their own. The others have a file each: `sentences`,
+`json_cut`, `scalar_cut`, `choice`; and `think` keeps reasoning from all of them.
 """
 
 from __future__ import annotations

@@ -33,13 +33,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import AltoError, DeadlineExceeded
-from . import feeding, interest, lifecycle, pressure, revision, settling
+from . import commit, feeding, interest, lifecycle, pressure, revision, settling
 from .attempt import ACTIVE, Invocation, State, at
 from .events import Action, Broke, Closed, Done, Emit, Event, Finish, Given, Start
 from .feed import END, WAIT, Feed, Forgotten
-from .graph import Flow, Gather, Graph, Kind, Mode, Output
+from .graph import Flow, Gather, Graph, Kind, Mode, Output, Use
 from .path import Path, show
-from .scope import Failed, Node
+from .scope import Failed, Node, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,8 @@ class Execution:
         self.retired_bytes = 0
         self.client: dict[tuple[str, Path], Any] = {}
         self.stale: set[tuple[str, Path]] = set()
+        self.awaiting: dict[Scope | Invocation, list[commit.Waiter]] = {}
+        self.committed_places: set[tuple[Use, Node]] = set()
         self._work: deque[tuple[Node, Flow, Any]] = deque()
         self._moves: deque[Feed] = deque()
         self._timers: list[tuple[float, int, str, Invocation | None]] = []
@@ -228,7 +230,12 @@ class Execution:
             return
         if invocation.held is not None:
             lifecycle.leave_running(self, invocation, State.HELD)
-            feeding.when_committed(self, invocation.node, lambda: feeding.release(self, invocation))
+            commit.when_committed(
+                self,
+                invocation.use.out,
+                invocation.node,
+                lambda: feeding.release(self, invocation),
+            )
         else:
             lifecycle.leave_running(self, invocation, State.DONE)
             lifecycle.close(self, invocation, None)
@@ -241,7 +248,12 @@ class Execution:
         if invocation.use.rules.committed:
             lifecycle.leave_running(self, invocation, State.HELD)
             invocation.held = [value]
-            feeding.when_committed(self, invocation.node, lambda: feeding.release(self, invocation))
+            commit.when_committed(
+                self,
+                invocation.use.out,
+                invocation.node,
+                lambda: feeding.release(self, invocation),
+            )
         else:
             lifecycle.leave_running(self, invocation, State.DONE)
             lifecycle.put(self, invocation, value)
@@ -378,12 +390,6 @@ class Execution:
         elif self.paused and self.running <= self.idle and self.client_room:
             pressure.grow(self)
 
-    # ---------------------------------------------------------------- invocations
-
-    # ---------------------------------------------------------------- feeds
-
-    # ---------------------------------------------------------------- flow control
-
     # ---------------------------------------------------------------- outputs and the end
 
     def _output(self, output: Output, node: Node, value: Any) -> None:
@@ -393,7 +399,13 @@ class Execution:
             return
         if self.stream:
             if self.committed:
-                feeding.when_committed(self, node, lambda: revision.emit(self, output, node))
+                commit.when_committed(
+                    self,
+                    output.flow,
+                    node,
+                    lambda: revision.emit(self, output, node),
+                    last=True,
+                )
             else:
                 revision.emit(self, output, node)
 
@@ -409,8 +421,10 @@ class Execution:
     def _finish(self, error: BaseException | None) -> None:
         if self.finished:
             return
-        if error is None and self.stale:
-            revision.withdraw_all(self)
+        if error is None:
+            commit.flush(self)
+            if self.stale:
+                revision.withdraw_all(self)
         for invocation in interest.active(self):
             lifecycle.stop(self, invocation, State.CANCELLED)
         self.finished = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from . import interest, lifecycle, pressure
@@ -105,18 +104,3 @@ def release(execution: Execution, invocation: Invocation) -> None:
     for value in held:
         lifecycle.append(execution, invocation, invocation.scope, value)
     lifecycle.close(execution, invocation, None)
-
-
-def when_committed(execution: Execution, node: Node, release: Callable[[], None]) -> None:
-    """Call `release` when every scope above `node` has closed."""
-    place = node
-    while place.parent is not None:
-        scope = place.parent.scopes.get(place.level.slot) if place.parent.scopes else None
-        if scope is not None and not scope.closed:
-            if scope.on_commit is None:
-                scope.on_commit = []
-            scope.on_commit.append((node, release))
-            return
-        place = place.parent
-    if not node.dead:
-        release()

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from . import lifecycle, pressure, settling
+from . import commit, lifecycle, pressure, settling
 from .attempt import ACTIVE, Invocation, State
 from .graph import Flow, Gather, Kind, Level, Mode, Use
 from .scope import PENDING, Node
@@ -166,6 +166,10 @@ def cancel(execution: Execution, invocation: Invocation) -> None:
         if not feed.ended and not feed.lost:
             feed.lost = True
             feed.skip()
+    if execution.awaiting:
+        commit.over(execution, invocation)
+        if invocation.scope is not None:
+            commit.over(execution, invocation.scope)
     pressure.obligation(execution, invocation.node)
 
 

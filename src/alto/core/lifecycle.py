@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DeadlineExceeded, StageError
-from . import feeding, interest, pressure, revision, settling
+from . import commit, feeding, interest, pressure, revision, settling
 from .attempt import WORKING, Invocation, State, is_list, put_at
 from .events import Stop
 from .graph import Default, Mode, Use
@@ -96,6 +96,8 @@ def restart(execution: Execution, invocation: Invocation, rerun: bool) -> None:
         scope.closed = False
         scope.failed = None
     start(execution, use, node, invocation.attempt + 1, rerun, invocation.failures)
+    if execution.awaiting:
+        commit.over(execution, invocation)
 
 
 def stop(execution: Execution, invocation: Invocation, state: State) -> None:
@@ -162,11 +164,9 @@ def close(execution: Execution, invocation: Invocation, failed: Failed | None) -
         scope.waiters.clear()
     if execution.stale:
         revision.withdraw_under(execution, scope)
-    if scope.on_commit:
-        waiting, scope.on_commit = scope.on_commit, None
-        for place, release in waiting:
-            feeding.when_committed(execution, place, release)
     end_rerun(execution, invocation)
+    if execution.awaiting:
+        commit.over(execution, scope)
     pressure.maybe_spent(execution, scope)
 
 
@@ -247,3 +247,5 @@ def end_rerun(execution: Execution, invocation: Invocation) -> None:
     if invocation.rerun:
         invocation.rerun = False
         execution.reruns -= 1
+        if execution.awaiting:
+            commit.over(execution, invocation)

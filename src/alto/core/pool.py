@@ -58,6 +58,10 @@ from .scheduling import CallId, Facts, Finished, Placed, Policy, ReplicaId, need
 
 OUTPUT_TOKENS_PRIOR = 128.0
 DURATION_S_PRIOR = 2.0
+LOOK_AHEAD = 16
+"""Calls of the queue among which one may be chosen because a free replica knows its prompt."""
+OVERTAKE_S = 1.0
+"""And only those due within this time after the first."""
 
 
 @dataclass(slots=True)
@@ -79,6 +83,7 @@ class _Flight:
     failures: int = 0
     turned_away: int = 0
     resumes: int = 0
+    overtaken: int = 0
 
 
 class CallPool:
@@ -329,7 +334,10 @@ class CallPool:
             free = [replica for replica in self.replicas if replica.takes(now)]
             if not free:
                 return
-            heappop(queue)
+            if self.uses_prefix and len(queue) > 1:
+                flight = self._next(flight, free)
+            else:
+                heappop(queue)
             if len(free) < len(self.replicas) and flight.prompt.blocks:
                 prompt = flight.prompt
                 free = [
@@ -341,6 +349,32 @@ class CallPool:
                 untried = [one for one in free if not flight.tried >> one.replica & 1]
                 free = untried or free
             self._send(flight, free, now)
+
+    def _next(self, first: _Flight, free: Sequence[ReplicaState]) -> _Flight:
+        """Take the first call from the queue, or one close behind that a free replica knows.
+
+        With a queue there is a choice: the first call may be at home on a replica that is full.
+        Who is overtaken too often goes first, whatever is known.
+        """
+        queue, chosen = self._queue, first
+        passed: list[tuple[float, int, CallId]] = []
+        while queue and len(passed) < LOOK_AHEAD:
+            if queue[0][0] > first.due + OVERTAKE_S:
+                break
+            entry = heappop(queue)
+            flight = self._flights.get(entry[2])
+            if flight is None or not flight.waiting:
+                continue
+            blocks, size = flight.prompt.blocks, flight.prompt.size
+            if flight.overtaken >= LOOK_AHEAD or any(one.knows(blocks, size) for one in free):
+                chosen = flight
+                break
+            passed.append(entry)
+        for entry in passed:
+            if entry[2] != chosen.call:
+                self._flights[entry[2]].overtaken += chosen is not first
+                heappush(queue, entry)
+        return chosen
 
     def _send(self, flight: _Flight, free: Sequence[ReplicaState], now: float) -> None:
         """Let the policy choose among replicas with room."""

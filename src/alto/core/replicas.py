@@ -146,8 +146,12 @@ class ReplicaState:
         return (
             self.prefill_tokens < WARM_ROOM * self.prefill_limit
             and self._serves(now)
-            and 2 * matched_bytes(self.prefix.match(blocks)) >= size
+            and self.knows(blocks, size)
         )
+
+    def knows(self, blocks: Sequence[int], size: int) -> bool:
+        """Most of a prompt is in its cache, as far as can be told."""
+        return 2 * matched_bytes(self.prefix.match(blocks)) >= size
 
     def _serves(self, now: float) -> bool:
         if self.open_until is not None and (self._probing or now < self.open_until):

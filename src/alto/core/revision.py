@@ -319,6 +319,7 @@ def merged_node(node: Node, use: Use, position: int) -> Node:
     above = node.up(node.level.depth - use.level.depth)
     rest = node.path[len(above.path) :]
     merged = Node(above, (position, *rest), use.opens)
+    merged.source = node
     if node.merged is None:
         node.merged = {}
     node.merged[use.index, position] = merged

@@ -76,6 +76,7 @@ class Node:
         "open",
         "parent",
         "scopes",
+        "source",
         "vals",
         "waiters",
     )
@@ -93,6 +94,7 @@ class Node:
         self.feeds: dict[int, Feed] | None = None
         self.waiters: list[Any] | None = None
         self.merged: dict[tuple[int, int], Node] | None = None
+        self.source: Node | None = None  # below a merge: the node that this one stands for
 
     @property
     def path(self) -> Path:
@@ -149,7 +151,6 @@ class Scope:
         "limit",
         "live",
         "node",
-        "on_commit",
         "paused",
         "producer",
         "spent",
@@ -170,4 +171,3 @@ class Scope:
         self.paused = False
         self.producer: Invocation | None = None
         self.waiters: list[Any] = []
-        self.on_commit: list[Any] | None = None
