@@ -23,6 +23,7 @@ import io
 import math
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Literal
 from urllib.parse import urlsplit
@@ -183,6 +184,16 @@ class Answer:
             self._timer = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: Literal["GET", "POST"]
+    url: str
+    body: bytes | None
+    headers: Mapping[str, str]
+    deadline: float
+    patience: float
+
+
 class HttpClient:
     """Pooled connections to one server. Made and used inside one running loop.
 
@@ -222,18 +233,16 @@ class HttpClient:
         Waits at most `patience` seconds, and never past `deadline` (in the loop's time). The same
         two bound each `read` of the answer.
         """
-        if self._kept is None:
-            self._kept = self._session(fresh=False)
-        seen = SimpleNamespace(reused=False)
+        return await self._ask(_Request("POST", url, body, headers, deadline, patience))
+
+    async def get(self, url: str, *, seconds: float, limit: int) -> tuple[int, bytes]:
+        """The status and at most `limit` bytes of what is at a URL, within so many seconds."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        answer = await self._ask(_Request("GET", url, None, {}, deadline, seconds))
         try:
-            response = await self._send(self._kept, url, body, headers, deadline, patience, seen)
-        except HttpFailure as failure:
-            if failure.cause != "broken" or not seen.reused:
-                raise
-            if self._fresh is None:
-                self._fresh = self._session(fresh=True)
-            response = await self._send(self._fresh, url, body, headers, deadline, patience, seen)
-        return Answer(self, response, deadline, patience)
+            return answer.status, await answer.read_all(limit)
+        finally:
+            answer.finish()
 
     async def aclose(self) -> None:
         """Close every connection, also those in use."""
@@ -264,6 +273,20 @@ class HttpClient:
         if not response.closed:
             _abort(response)
 
+    async def _ask(self, request: _Request) -> Answer:
+        if self._kept is None:
+            self._kept = self._session(fresh=False)
+        seen = SimpleNamespace(reused=False)
+        try:
+            response = await self._send(self._kept, request, seen)
+        except HttpFailure as failure:
+            if failure.cause != "broken" or not seen.reused:
+                raise
+            if self._fresh is None:
+                self._fresh = self._session(fresh=True)
+            response = await self._send(self._fresh, request, seen)
+        return Answer(self, response, request.deadline, request.patience)
+
     def _session(self, *, fresh: bool) -> aiohttp.ClientSession:
         trace = aiohttp.TraceConfig()
         trace.on_connection_reuseconn.append(_note_reuse)
@@ -277,34 +300,34 @@ class HttpClient:
         )
 
     async def _send(
-        self,
-        session: aiohttp.ClientSession,
-        url: str,
-        body: bytes,
-        headers: Mapping[str, str],
-        deadline: float,
-        patience: float,
-        seen: SimpleNamespace,
+        self, session: aiohttp.ClientSession, request: _Request, seen: SimpleNamespace
     ) -> aiohttp.ClientResponse:
         if self._closed:
             raise HttpFailure("closed", "the engine is closed")
         now = asyncio.get_running_loop().time()
-        if now >= deadline:
+        if now >= request.deadline:
             raise HttpFailure("deadline", "the time of the call ran out")
-        when = min(deadline, now + patience)
+        when = min(request.deadline, now + request.patience)
+        body = request.body
+        if body is not None and len(body) >= LARGE_BODY_BYTES:
+            # The library warns of large bodies in one piece; it sends a file in several.
+            data: bytes | io.BytesIO | None = io.BytesIO(body)
+        else:
+            data = body
         try:
             async with asyncio.timeout_at(when if when < math.inf else None):
-                return await session.post(
-                    url,
-                    # The library warns of large bodies in one piece; it sends a file in several.
-                    data=body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body),
-                    headers=headers,
+                return await session.request(
+                    request.method,
+                    request.url,
+                    data=data,
+                    headers=request.headers,
                     allow_redirects=False,
                     proxy=self._proxy,
                     trace_request_ctx=seen,
                 )
         except (aiohttp.ClientError, OSError, RuntimeError, ValueError) as error:
-            failure = self._failure_of(error, patience, at_deadline=when == deadline)
+            at_deadline = when == request.deadline
+            failure = self._failure_of(error, request.patience, at_deadline=at_deadline)
         except asyncio.CancelledError:
             # Closing the library's connector cancels those who wait for a connection of it.
             task = asyncio.current_task()

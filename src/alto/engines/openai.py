@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -19,6 +20,7 @@ from .openai_replica import OpenAIReplica
 
 if TYPE_CHECKING:
     from ..core.scheduling import Policy
+    from .engine_load import EngineLoad
     from .pool import Pool
 
 
@@ -39,7 +41,9 @@ class OpenAI:
 
     `policy`, `seed`, `hedge_s` and `continue_final_message` are the pool's: which replica answers
     a call, when a second one is tried beside a silent first, and whether these servers know the
-    field that lets a broken text be gone on with word for word (vLLM and SGLang do).
+    field that lets a broken text be gone on with word for word (vLLM and SGLang do). Where there
+    are several URLs the pool hears every `metrics_interval` seconds, while calls are under way,
+    what the servers' own `/metrics` say of calls that others have sent (None: never).
     """
 
     urls: Sequence[str] = ()
@@ -57,6 +61,7 @@ class OpenAI:
     max_connections: int = 1000
     seed: int = 0
     hedge_s: float | None = None
+    metrics_interval: float | None = 1.0
     continue_final_message: bool = False
 
     def __post_init__(self) -> None:
@@ -84,6 +89,11 @@ class OpenAI:
                 raise ConfigError(
                     f"alto.OpenAI: {name} is {getattr(self, name)!r}, expected more than 0"
                 )
+        for name in ("metrics_interval", "hedge_s"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ConfigError(
+                    f"alto.OpenAI: {name} is {getattr(self, name)!r}, expected more than 0, or None"
+                )
         for name, value in self.headers.items():
             if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(
                 r"[\r\n\0]", value
@@ -94,14 +104,19 @@ class OpenAI:
         """The engine, under the name that stages use. The first call makes the first connection."""
         from .pool import Pool
 
-        return Pool(
+        replicas = self.replicas(name)
+        pool = Pool(
             name,
-            self.replicas(name),
+            replicas,
             policy=self.policy,
             seed=self.seed,
             hedge_s=self.hedge_s,
             continue_final_message=self.continue_final_message,
         )
+        if len(replicas) > 1 and self.metrics_interval is not None:
+            for at, replica in enumerate(replicas):
+                replica.tell_load(partial(_tell_pool, pool, at))
+        return pool
 
     def replicas(self, name: str) -> list[OpenAIReplica]:
         """One replica for each URL. Reads the key, and the URL if none was given, from the
@@ -122,6 +137,10 @@ class OpenAI:
                 f"api_key or the environment variable {self.api_key_env}"
             )
         return [OpenAIReplica(name, url, self, key.strip()) for url in urls]
+
+
+def _tell_pool(pool: Pool, at: int, load: EngineLoad) -> None:
+    pool.report(at, running=load.running, waiting=load.waiting)
 
 
 def _checked_url(url: object, where: str = "urls") -> str:

@@ -21,7 +21,7 @@ import os
 import random
 import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
@@ -29,6 +29,7 @@ from ..core.calls import Call, Delta
 from ..errors import DeadlineExceeded, EngineError
 from ..openai_api import AnswerReader, WireError, is_retryable, message_of, retry_after
 from .dialect import Dialect
+from .engine_load import EngineLoad, load_of
 
 if TYPE_CHECKING:
     from .http import Answer, HttpClient, HttpFailure
@@ -46,6 +47,9 @@ BUSY_WAIT_S = 0.5
 ERROR_BYTES_MAX = 1 << 16
 """How much of an error's body is read."""
 
+METRICS_BYTES_MAX = 4 << 20
+"""How much of a page of metrics is read."""
+
 FINISH_GRACE_S = 2.0
 """How long usage and `[DONE]` are waited for once the finish reason is known."""
 
@@ -60,20 +64,30 @@ class OpenAIReplica:
         self._key = key
         parts = urlsplit(url)
         self._target = urlunsplit(parts._replace(path=parts.path + "/chat/completions"))
+        self._metrics = urlunsplit(parts._replace(path=parts.path.removesuffix("/v1") + "/metrics"))
         self._dialect = Dialect(spec.model, guided=spec.guided, extra=spec.extra)
         self._client: HttpClient | None = None
         self._closed = False
         self._jitter = random.Random(f"{spec.seed} {url}")
         self._numbers = itertools.count(1)
         self._nonce = os.urandom(4).hex()
+        self._calls = 0
+        self._tell: Callable[[EngineLoad], None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    def tell_load(self, tell: Callable[[EngineLoad], None]) -> None:
+        """From now on, while calls are under way, say what the server's own metrics say."""
+        self._tell = tell
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta, None]:
         """Answer one call here."""
         from .http import HttpFailure
 
-        answer = await self._answer(call)
+        answer: Answer | None = None
         reader = AnswerReader()
+        self._begin()
         try:
+            answer = await self._answer(call)
             while not reader.ended:
                 try:
                     data = await answer.read()
@@ -95,13 +109,56 @@ class OpenAIReplica:
             answer.finish()
             yield reader.last()
         finally:
-            answer.abort()
+            self._calls -= 1
+            if answer is not None:
+                answer.abort()
 
     async def aclose(self) -> None:
         """Close every connection. Calls under way fail."""
         self._closed = True
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         if self._client is not None:
             await self._client.aclose()
+
+    # ---- the server's own metrics
+
+    def _begin(self) -> None:
+        """A call starts; while one is under way the load is watched, if somebody wants it."""
+        self._calls += 1
+        if self._tell is not None and self._watching is None and not self._closed:
+            self._watching = asyncio.get_running_loop().create_task(self._watch(self._tell))
+            self._watching.add_done_callback(self._watched)
+
+    async def _watch(self, tell: Callable[[EngineLoad], None]) -> None:
+        from .http import HttpFailure
+
+        interval = self._spec.metrics_interval
+        if interval is None:
+            return
+        # Asleep first: where calls are few and short nobody needs to know.
+        await asyncio.sleep(interval)
+        while self._calls:
+            try:
+                status, page = await self._opened().get(
+                    self._metrics, seconds=self._spec.connect_timeout, limit=METRICS_BYTES_MAX
+                )
+            except HttpFailure:
+                status, page = 0, b""  # the calls themselves will tell, and in better words
+            load = load_of(page) if status == 200 else None
+            if load is not None:
+                tell(load)
+            elif status == 200 or 400 <= status < 500:
+                self._tell = None  # a server without such a page is not asked again
+                return
+            await asyncio.sleep(interval)
+        tell(EngineLoad(0, 0))  # nothing is known from here on; old news would keep calls away
+
+    def _watched(self, task: asyncio.Task[None]) -> None:
+        self._watching = None
+
+    # ---- sending
 
     async def _answer(self, call: Call) -> Answer:
         """Send the call until it is taken: in a simpler form where the server refused a field,
@@ -130,7 +187,7 @@ class OpenAIReplica:
             await asyncio.sleep(wait)
 
     async def _post(self, call: Call, body: bytes) -> Answer:
-        from .http import HttpClient, HttpFailure, proxy_for
+        from .http import HttpFailure
 
         if self._closed:
             raise EngineError(
@@ -138,16 +195,9 @@ class OpenAIReplica:
                 engine=self.engine,
                 retryable=False,
             )
-        if self._client is None:
-            self._client = HttpClient(
-                headers=self._headers(),
-                connect_timeout=self._spec.connect_timeout,
-                connections_max=self._spec.max_connections,
-                proxy=proxy_for(self._target),
-            )
         asked_by = re.sub(r"[^A-Za-z0-9._-]", "_", call.request)[:64] or "alto"
         try:
-            return await self._client.post(
+            return await self._opened().post(
                 self._target,
                 body,
                 headers={"x-request-id": f"{asked_by}-{self._nonce}-{next(self._numbers)}"},
@@ -156,6 +206,18 @@ class OpenAIReplica:
             )
         except HttpFailure as failure:
             self._raise_failure(failure, call, "before an answer")
+
+    def _opened(self) -> HttpClient:
+        from .http import HttpClient, proxy_for
+
+        if self._client is None:
+            self._client = HttpClient(
+                headers=self._headers(),
+                connect_timeout=self._spec.connect_timeout,
+                connections_max=self._spec.max_connections,
+                proxy=proxy_for(self._target),
+            )
+        return self._client
 
     def _headers(self) -> dict[str, str]:
         headers = {"content-type": "application/json", "accept": "text/event-stream"}
