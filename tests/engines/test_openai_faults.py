@@ -14,7 +14,7 @@ from hostile import DONE, HELLO, SSE, Connection, Script, always, event, framed,
 from openai_calls import KEY, ask, failure_of, read, replica_of, run
 
 from alto.core.calls import Usage
-from alto.engines import openai_replica
+from alto.engines import http, openai_replica
 from alto.errors import DeadlineExceeded, EngineError
 
 pytestmark = pytest.mark.usefixtures("_short_waits")
@@ -110,6 +110,39 @@ def test_answers_are_read_to_the_end_so_that_connections_are_reused() -> None:
             await asyncio.gather(*replica._client._draining)
             assert "".join(await read(replica)) == "Hello"
             assert server.connections == 1
+
+    run(main())
+
+
+def test_a_body_that_never_ends_costs_its_connection_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "DRAIN_S", 0.01)
+    left = asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.answer(*HELLO, end=False)
+        await connection.left()
+        left.set()
+
+    async def main() -> None:
+        async with serving(script) as server, replica_of(server.url) as replica:
+            assert "".join(await read(replica)) == "Hello"
+            await left.wait()
+
+    run(main())
+
+
+def test_no_more_connections_than_allowed_are_made() -> None:
+    async def main() -> None:
+        async with (
+            serving(always(*HELLO)) as server,
+            replica_of(server.url, max_connections=2) as replica,
+        ):
+            answers = await asyncio.gather(*(read(replica) for _ in range(10)))
+            assert ["".join(deltas) for deltas in answers] == ["Hello"] * 10
+            assert server.connections == 2
 
     run(main())
 

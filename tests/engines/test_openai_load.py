@@ -97,7 +97,7 @@ def test_closing_ends_the_watch() -> None:
 def test_a_pool_of_several_hears_of_calls_that_others_have_sent() -> None:
     """A call goes where the server's own metrics say that there is room."""
 
-    def script_of(page: bytes, finish: asyncio.Event) -> Script:
+    def script_of(page: bytes, seen: asyncio.Semaphore, finish: asyncio.Event) -> Script:
         async def script(connection: Connection) -> None:
             while request := await connection.request():
                 if request.line.startswith("GET"):
@@ -114,11 +114,12 @@ def test_a_pool_of_several_hears_of_calls_that_others_have_sent() -> None:
 
     async def main() -> None:
         finish = asyncio.Event()
+        seen = asyncio.Semaphore(0), asyncio.Semaphore(0)
         crowd = b"vllm:num_requests_running 200\nvllm:num_requests_waiting 500\n"
         quiet = b"vllm:num_requests_running 1\nvllm:num_requests_waiting 0\n"
         async with (
-            serving(script_of(crowd, finish)) as crowded,
-            serving(script_of(quiet, finish)) as free,
+            serving(script_of(crowd, seen[0], finish)) as crowded,
+            serving(script_of(quiet, seen[1], finish)) as free,
         ):
             spec = OpenAI(
                 urls=[crowded.url, free.url],
@@ -134,8 +135,8 @@ def test_a_pool_of_several_hears_of_calls_that_others_have_sent() -> None:
                     return [delta async for delta in stream]
 
             waiting = [asyncio.create_task(call("wait")) for _ in range(2)]
-            for _ in range(8):  # both have been asked, and the answers read
-                await seen.acquire()
+            for page in (*seen, *seen):  # who is asked again has been heard
+                await page.acquire()
             before = len(crowded.requests)
             for _ in range(6):
                 await call("go")
@@ -145,5 +146,4 @@ def test_a_pool_of_several_hears_of_calls_that_others_have_sent() -> None:
             await asyncio.gather(*waiting)
             await engine.aclose()
 
-    seen = asyncio.Semaphore(0)
     run(main())

@@ -10,6 +10,7 @@ from hostile import DONE, HELLO, Connection, always, serving, stop, text
 from openai_calls import KEY, ask, failure_of, read, replica_of, run
 
 from alto.core.calls import Call
+from alto.engines import dialect
 from alto.engines.dialect import is_strict
 from alto.engines.http import proxy_for
 
@@ -262,6 +263,23 @@ def test_a_refused_schema_is_given_up_and_others_are_still_sent() -> None:
         ]
 
     run(main())
+
+
+def test_a_server_that_refuses_schema_after_schema_is_sent_none_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dialect, "REFUSED_SCHEMAS_MAX", 3)
+    known = dialect.Dialect("m")
+    for n in range(3):
+        call = ask(schema={"const": n})
+        form = known.simpler(call, known.form_for(call), 400, "bad schema")
+        assert form is not None
+        known.learned(call, form)
+        assert known.form_for(call).guided == "not this schema"
+        assert known.form_for(ask(schema={"const": "new"})).guided == "sent"
+    call = ask(schema={"const": 3})
+    known.learned(call, dialect.Form(guided="not this schema"))
+    assert known.form_for(ask(schema={"const": "new"})).guided == "never"
 
 
 def test_a_refusal_that_only_echoes_the_request_changes_nothing() -> None:
