@@ -6,8 +6,10 @@ In Python a `Config` holds engines as values (`alto.OpenAI(...)`, `alto.Simulate
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .core.execution import Limits
@@ -39,3 +41,18 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     timeout: float | None = None
     seed: int = 0
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> Config:
+        """Read `alto.toml` and the environment (`ALTO_SECTION__KEY`).
+
+        Without a path: the file that `ALTO_CONFIG` names, else `alto.toml` in the working
+        directory if there is one. Raises `ConfigError`, with the nearest valid key for a wrong one.
+        """
+        from .config_file import load
+
+        if path is None:
+            path = os.environ.get("ALTO_CONFIG") or (
+                "alto.toml" if Path("alto.toml").is_file() else None
+            )
+        return load(path, os.environ)

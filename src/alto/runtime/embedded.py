@@ -119,6 +119,7 @@ class Runtime:
         self._readers: dict[int, tuple[LM[Any, Any], Reader[Any]]] = {}
         self._boundaries: dict[int, Boundaries] = {}
         self._requests: set[Run] = set()
+        self._checked: set[Pipeline[Any, Any]] = set()
         self._background: set[asyncio.Task[Any]] = set()
         self._names = itertools.count(1)
         self._prefix = f"{os.getpid():x}" if name is None else name
@@ -278,12 +279,22 @@ class Runtime:
         self._requests.discard(run)
 
     def check(self, pipeline: Pipeline[Any, Any]) -> None:
-        """Raise `ConfigError` for engines that the configuration does not have."""
-        for use in pipeline.graph.uses:
-            if isinstance(use.stage, LM):
-                for name in use.stage.engines:
-                    if name not in self.config.engines:
-                        raise self._unknown_engine(name, use.name, pipeline.name)
+        """Raise `ConfigError` for what the configuration lacks for this pipeline."""
+        if pipeline not in self._checked:
+            problems = self.problems(pipeline)
+            if problems:
+                raise ConfigError("\n\n".join(problems))
+            self._checked.add(pipeline)
+
+    def problems(self, pipeline: Pipeline[Any, Any]) -> list[str]:
+        """What the configuration lacks for this pipeline, each in words."""
+        return [
+            str(self._unknown_engine(name, use.name, pipeline.name))
+            for use in pipeline.graph.uses
+            if isinstance(use.stage, LM)
+            for name in use.stage.engines
+            if name not in self.config.engines
+        ]
 
     def _unknown_engine(self, name: str, stage: str, pipeline: str = "") -> ConfigError:
         known = sorted(self.config.engines)

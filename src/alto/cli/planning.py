@@ -1,0 +1,319 @@
+"""`alto simulate` and `alto sim-engine`."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..config import Config
+from ..engines.profiles import profiles
+from ..errors import ConfigError
+from ..pipeline import Pipeline
+from ..stages import LM
+from . import subject
+from .running import config_option
+
+PROFILE = "llama-3-8b_h100_tp1"
+POLICIES = ["round-robin", "least-outstanding", "prefix-affinity", "prompt-aware"]
+
+
+@click.command()
+@click.argument("pipeline")
+@click.argument("arguments", nargs=-1)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Requests per second (Poisson).",
+)
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120.0,
+    show_default=True,
+    help="Seconds of load.",
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="LM servers of each engine.",
+)
+@click.option(
+    "--profile",
+    type=click.Choice(profiles()),
+    default=PROFILE,
+    show_default=True,
+    metavar="NAME",
+    help="The model and GPU of each.",
+)
+@click.option(
+    "--policy",
+    type=click.Choice(POLICIES),
+    default="prompt-aware",
+    show_default=True,
+    help="How calls are placed.",
+)
+@click.option(
+    "--inputs",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Arguments, a line for each request; taken in turn.",
+)
+@click.option(
+    "--stage-time",
+    "stage_times",
+    multiple=True,
+    metavar="STAGE=SECONDS",
+    help="What a blocking stage takes.",
+)
+@click.option("--barrier", is_flag=True, help="Put a barrier after every stage, to compare.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+def simulate(
+    pipeline: str,
+    arguments: tuple[str, ...],
+    rate: float,
+    duration: float,
+    replicas: int,
+    profile: str,
+    policy: str,
+    inputs: Path | None,
+    stage_times: tuple[str, ...],
+    barrier: bool,
+    seed: int,
+    config_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Put load on PIPELINE (module:object) on virtual time: how many GPUs does it need?
+
+    LM stages are answered with made-up text of their return type at the speed of a measured GPU
+    profile; everything else is your code. Engines that the configuration simulates stay as they are.
+
+    \b
+    alto simulate app:factcheck "Who was first?" --rate 4 --replicas 4
+    alto simulate app:factcheck --inputs questions.txt --rate 2 --profile llama-3-8b_a100_tp1
+    """
+    from ..simulation import Poisson
+    from ..simulation import simulate as run_simulation
+
+    target = subject.load(pipeline)
+    config = _simulated(target, Config.load(config_path), profile, replicas, policy, seed)
+    given = _inputs(target, arguments, inputs)
+    progress = None if as_json else _Progress(duration)
+    report = run_simulation(
+        target,
+        given,
+        arrivals=Poisson(rate, seed),
+        duration=duration,
+        config=config,
+        streaming=not barrier,
+        durations=_times(stage_times),
+        progress=progress,
+    )
+    if progress is not None:
+        progress.end()
+    outputs = [output.name for output in target.graph.outputs]
+    summary: dict[str, Any] = {
+        "requests": len(report.requests),
+        "failed": len(report.errors),
+        "throughput_per_s": report.throughput,
+        "latency_s": {
+            "mean": report.mean_latency,
+            **{f"p{p}": report.latency(p) for p in (50, 90, 99)},
+        },
+        "first_item_s_p50": {name: report.time_to_first(name) for name in outputs},
+        "engines": {
+            name: {
+                "prefix_hit_rate": engine.prefix_hit_rate,
+                "prompt_tokens": engine.prompt_tokens,
+                "generation_tokens": engine.generation_tokens,
+                "preemptions": engine.preemptions,
+                "busy": engine.busy_seconds / (engine.replicas * report.end)
+                if engine.replicas
+                else 0,
+            }
+            for name, engine in report.engines.items()
+        },
+    }
+    click.echo(json.dumps(_finite(summary)) if as_json else _table(summary))
+    if report.errors and not as_json:
+        click.echo(f"the first failure: {report.errors[0]}", err=True)
+
+
+def _simulated(
+    target: Pipeline[Any, Any],
+    config: Config,
+    profile: str,
+    replicas: int,
+    policy: str,
+    seed: int,
+) -> Config:
+    from dataclasses import replace
+
+    from ..engines.sim_settings import ServerSettings
+    from ..engines.simulated import Simulated
+
+    engines: dict[str, Any] = {
+        name: spec for name, spec in config.engines.items() if isinstance(spec, ServerSettings)
+    }
+    for use in target.graph.uses:
+        if isinstance(use.stage, LM):
+            for name in use.stage.engines:
+                if name not in engines:
+                    engines[name] = Simulated(
+                        profile=profile, replicas=replicas, policy=policy, seed=seed
+                    )
+    return replace(config, engines=engines, seed=seed)
+
+
+def _inputs(
+    target: Pipeline[Any, Any], arguments: tuple[str, ...], inputs: Path | None
+) -> list[dict[str, Any]]:
+    if inputs is None:
+        return [subject.arguments(target, arguments)]
+    given = []
+    for line in inputs.read_text(encoding="utf-8").splitlines():
+        if not line.strip():
+            continue
+        if line.lstrip().startswith("{"):
+            try:
+                entry = json.loads(line)
+            except ValueError as error:
+                raise ConfigError(f"{inputs}: {line[:80]!r} is not JSON: {error}.") from None
+            names = target.signature.parameters
+            given.append({name: entry[name] for name in entry if name in names})
+        else:
+            given.append(subject.arguments(target, (line, *arguments)))
+    if not given:
+        raise ConfigError(f"{inputs}: has no lines; expected the argument of one request on each.")
+    return given
+
+
+def _times(given: tuple[str, ...]) -> dict[str, float]:
+    times = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        try:
+            times[name] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ConfigError(f"--stage-time {text}: expected STAGE=SECONDS, as in search=0.02.")
+    return times
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _table(summary: dict[str, Any]) -> str:
+    latency = summary["latency_s"]
+    lines = [
+        f"requests     {summary['requests']}, {summary['failed']} failed, "
+        f"{summary['throughput_per_s']:.2f} finished per second",
+        "latency      " + "  ".join(f"{name} {value:.3f} s" for name, value in latency.items()),
+        "first item   "
+        + "  ".join(f"{name} {value:.3f} s" for name, value in summary["first_item_s_p50"].items())
+        + "  (p50)",
+    ]
+    for name, engine in summary["engines"].items():
+        lines.append(
+            f"engine {name:<6}{engine['busy']:.0%} busy, {engine['prefix_hit_rate']:.0%} of prompt "
+            f"tokens cached, {engine['generation_tokens']:,} tokens written, "
+            f"{engine['preemptions']} preemptions"
+        )
+    return "\n".join(lines)
+
+
+class _Progress:
+    """One line on stderr that says how far the virtual clock has come."""
+
+    def __init__(self, duration: float) -> None:
+        from rich.console import Console
+        from rich.progress import Progress, TextColumn
+
+        self._bar = Progress(
+            *Progress.get_default_columns(),
+            TextColumn("{task.fields[finished]} requests"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task("simulating", total=duration, finished=0)
+        self._bar.start()
+
+    def __call__(self, now: float, finished: int) -> None:
+        self._bar.update(self._task, completed=now, finished=finished)
+
+    def end(self) -> None:
+        self._bar.stop()
+
+
+@click.command("sim-engine")
+@click.option(
+    "--profile",
+    type=click.Choice(profiles()),
+    default=PROFILE,
+    show_default=True,
+    metavar="NAME",
+    help="The model and GPU whose step times are kept.",
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Servers behind the one address.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="0 takes a free one.",
+)
+@click.option("--model", default="sim", show_default=True, help="The model's name in /v1/models.")
+@click.option(
+    "--answers",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Recorded answers (JSON lines).",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--list-profiles", is_flag=True, help="Show the profiles there are.")
+def sim_engine(
+    profile: str,
+    replicas: int,
+    host: str,
+    port: int,
+    model: str,
+    answers: Path | None,
+    seed: int,
+    list_profiles: bool,
+) -> None:
+    """Serve a simulated LM: OpenAI-compatible, with a real GPU's timing and vLLM's metrics.
+
+    \b
+    alto sim-engine --port 8001
+    curl localhost:8001/v1/models
+    """
+    from ..engines.recorded import Recorded
+    from ..engines.sim_server import serve
+    from ..engines.sim_settings import ServerSettings
+    from ..engines.simulated import Simulated
+
+    if list_profiles:
+        click.echo("\n".join(profiles()))
+        return
+    settings: dict[str, Any] = {"profile": profile, "replicas": replicas, "seed": seed}
+    spec: ServerSettings
+    spec = Recorded(path=answers, **settings) if answers is not None else Simulated(**settings)
+    serve(spec, host, port, model)
