@@ -19,14 +19,13 @@ from .behaviour import END, Boom, Give, Plan, Read, script
 from .check import expect, judge
 from .draw import Case, describe, draw
 
-
 RUNS_MAX = 3000
 """Larger cases are left out: they take their time and find nothing else."""
 
 
 def one(seed: int) -> int:
     """Run a case. How many invocations it had."""
-    case = draw(seed, _body)
+    case = draw(seed, no_body)
     expected = expect(case)
     if expected.runs > RUNS_MAX:
         return 0
@@ -40,7 +39,7 @@ def one(seed: int) -> int:
     return expected.runs
 
 
-def _body(case: Case, plan: Plan) -> Any:
+def no_body(case: Case, plan: Plan) -> Any:
     def never(**arguments: Any) -> None:
         raise AssertionError("puppets follow the script themselves")
 
