@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from . import interest
 from .attempt import ACTIVE, Invocation, State, at
+from .feed import Feed
 from .graph import Flow, Gather, Kind, Use
 from .scope import Node, Scope
 
@@ -45,6 +46,16 @@ def over(execution: Execution, what: Scope | Invocation) -> None:
         when_committed(execution, flow, node, release, last)
 
 
+def cancelled(execution: Execution, invocation: Invocation) -> None:
+    """Nobody wants what this attempt would say: what waited for it waits no more."""
+    if not execution.awaiting:
+        return
+    over(execution, invocation)
+    node, opens = invocation.node, invocation.use.opens
+    if opens is not None and node.scopes and opens.slot in node.scopes:
+        over(execution, node.scopes[opens.slot])
+
+
 def flush(execution: Execution) -> None:
     """The request is over: what the client still waits for is as it is."""
     awaiting, execution.awaiting = execution.awaiting, {}
@@ -72,7 +83,9 @@ def _open_above(node: Node) -> Scope | None:
 def _is_open(scope: Scope) -> bool:
     if scope.closed:
         return False
-    return scope.producer is None or scope.producer.state is not State.CANCELLED
+    opener = scope.level.opener
+    invocation = at(scope.node, opener) if opener is not None else None
+    return invocation is None or invocation.state is not State.CANCELLED
 
 
 def _open_behind(execution: Execution, use: Use | None, node: Node) -> Scope | Invocation | None:
@@ -101,7 +114,10 @@ def _open_behind(execution: Execution, use: Use | None, node: Node) -> Scope | I
 
 
 def _open_below(execution: Execution, gather: Gather, place: Node) -> Scope | Invocation | None:
-    """The same for everything that a gathered argument may bring."""
+    """The same for everything that a gathered argument has brought or may still bring."""
+    feed = place.feeds.get(gather.slot) if place.feeds else None
+    if feed is not None and feed.lost:
+        return _open_in_part(execution, gather, place, feed)
     for level in gather.flow.level.chain()[place.level.depth + 1 :]:
         opener = level.opener
         assert opener is not None
@@ -113,5 +129,22 @@ def _open_below(execution: Execution, gather: Gather, place: Node) -> Scope | In
                 return scope
     for below in interest.nodes_under(place, gather.flow.level):
         if found := _open_behind(execution, gather.flow.origin, below):
+            return found
+    return None
+
+
+def _open_in_part(
+    execution: Execution, gather: Gather, place: Node, feed: Feed
+) -> Scope | Invocation | None:
+    """Of an argument that was read in part only that part counts, and what stands before it."""
+    if not feed.given:
+        return None
+    nodes = [node for node, _ in feed.given]
+    if feed.queue is None:
+        last = nodes[-1].path
+        everything = interest.nodes_under(place, gather.flow.level)
+        nodes = [node for node in everything if node.path <= last]
+    for node in nodes:
+        if found := _open_above(node) or _open_behind(execution, gather.flow.origin, node):
             return found
     return None

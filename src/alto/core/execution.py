@@ -267,6 +267,7 @@ class Execution:
         lifecycle.leave_running(self, invocation, State.FAILED, keep_feeds=True)
         if self.losses and not interest.wanted(self, invocation.use.out, invocation.node):
             invocation.state = State.CANCELLED
+            commit.cancelled(self, invocation)
             feeding.release_feeds(self, invocation)
             pressure.obligation(self, invocation.node)
             lifecycle.end_rerun(self, invocation)

@@ -166,10 +166,7 @@ def cancel(execution: Execution, invocation: Invocation) -> None:
         if not feed.ended and not feed.lost:
             feed.lost = True
             feed.skip()
-    if execution.awaiting:
-        commit.over(execution, invocation)
-        if invocation.scope is not None:
-            commit.over(execution, invocation.scope)
+    commit.cancelled(execution, invocation)
     pressure.obligation(execution, invocation.node)
 
 

@@ -35,6 +35,7 @@ def start(
             feeding.lose(execution, feeding.feed_at(execution, gather, node))
         pressure.obligation(execution, node)
         end_rerun(execution, invocation)
+        commit.cancelled(execution, invocation)
         return
     if use.gathers:
         for gather in use.gathers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StageError
-from . import feeding, interest, lifecycle, pressure, revision
+from . import commit, feeding, interest, lifecycle, pressure, revision
 from .attempt import Invocation, State, put_at
 from .feed import Feed
 from .graph import Flow, Kind, Use
@@ -172,3 +172,4 @@ def reached(execution: Execution, use: Use, node: Node, failed: Failed, flow: Fl
         invocation.state = State.CANCELLED
         put_at(node, use, invocation)
         pressure.obligation(execution, node)
+        commit.cancelled(execution, invocation)
