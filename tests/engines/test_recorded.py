@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from alto.core.calls import Call, Delta
-from alto.engines.recorded import Recorded
-from alto.engines.sim_replica import Answer
+from alto.engines.recorded import Recorded, Recorder
+from alto.engines.simulated import Answer, Simulated
 from alto.errors import ConfigError, EngineError
 from alto.testing.loop import run
 
@@ -150,3 +150,30 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_recording_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="nothing to answer with"):
         Recorded()
+
+
+@pytest.mark.parametrize("name", ["live.jsonl", "live.jsonl.gz"])
+def test_what_another_engine_answers_can_be_recorded(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    claims = [Claim("One."), Claim("Two.")]
+
+    async def record() -> list[str]:
+        live = Simulated(
+            respond=lambda call: Answer(f"It says {call.arguments['claim'].text}", "h")
+        )
+        engine = Recorder(live, path).open("chat")
+        texts = [
+            "".join([delta async for delta in engine.stream(ask("verify", "p", claim=claim))])
+            for claim in claims
+        ]
+        leaver = engine.stream(ask("verify", "p", claim=Claim("Three.")))
+        await anext(leaver)
+        await leaver.aclose()
+        await engine.aclose()
+        return texts
+
+    texts = run(record())
+    played = Recorded(path=path)
+    assert [say(played, ask("verify", claim=claim)) for claim in claims] == texts
+    with pytest.raises(EngineError, match="no recorded answer"):
+        say(played, ask("verify", claim=Claim("Three.")))

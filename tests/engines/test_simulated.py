@@ -19,7 +19,7 @@ from alto.core.cut import Line, Paragraph, Sentence
 from alto.engines.measures import report
 from alto.engines.protocol import Engine, EngineSpec, Replica
 from alto.engines.sim_replica import Answer, SimReplica
-from alto.engines.simulated import Lengths, Simulated
+from alto.engines.simulated import Faults, Lengths, Simulated
 from alto.engines.synthesis import SchemaText, seeded
 from alto.engines.tokens import render, tokenize
 from alto.errors import ConfigError, EngineError
@@ -312,6 +312,40 @@ def test_a_batch_shares_the_steps() -> None:
     run(main())
 
 
+async def fates(faults: Faults, seed: int) -> list[str]:
+    replica = Simulated(respond=lambda call: TEXT, faults=faults, seed=seed).open_replicas("x")[0]
+    loop = asyncio.get_running_loop()
+    seen = []
+    for _ in range(60):
+        began, text = loop.time(), ""
+        try:
+            async for delta in replica.stream(ask()):
+                text += delta
+            seen.append("stalled" if loop.time() - began > 5 else "whole")
+        except EngineError as error:
+            seen.append("broken" if text else f"refused {error.status}")
+        assert text == TEXT if seen[-1] in ("whole", "stalled") else TEXT.startswith(text)
+    await replica.idle()
+    assert (replica.running, replica.waiting, replica.kv_usage) == (0, 0, 0)
+    return seen
+
+
+def test_faults_are_drawn_by_the_seed_and_leave_nothing() -> None:
+    faults = Faults(refuse=0.2, break_off=0.2, stall=0.2)
+    seen = run(fates(faults, 1))
+    assert set(seen) == {"whole", "stalled", "broken", "refused 503"}
+    assert run(fates(faults, 1)) == seen != run(fates(faults, 2))
+    assert set(run(fates(Faults(), 1))) == {"whole"}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"refuse": -0.1}, {"stall": 0.6, "refuse": 0.6}, {"stall_s": -1}]
+)
+def test_faults_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="(?i)faults"):
+        Simulated(faults=wrong)
+
+
 def test_a_report_sums_over_the_replicas() -> None:
     async def main() -> None:
         replicas = Simulated(replicas=2, respond=lambda call: TEXT).open_replicas("chat")
@@ -376,6 +410,15 @@ def test_lengths_may_differ_by_stage_and_be_functions() -> None:
     )
     assert say(spec, ask(stage="long")).count(".") == 9
     assert len(say(spec, ask(stage="other")).split()) == 6
+
+
+def test_lengths_may_be_plain_tables() -> None:
+    alike = Simulated(lengths={"sentences": 2, "words": [4, 4]})  # type: ignore[dict-item]
+    assert alike.lengths == Lengths(sentences=2, words=[4, 4])
+    by_stage = Simulated(lengths={"a": {"sentences": 2}})  # type: ignore[dict-item]
+    assert by_stage.lengths == {"a": Lengths(sentences=2)}
+    with pytest.raises(ConfigError, match="'sentence' is unknown, expected any of sentences"):
+        Simulated(lengths={"a": {"sentence": 2}})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(

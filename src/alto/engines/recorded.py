@@ -18,14 +18,15 @@ import difflib
 import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.calls import Call
+from ..core.calls import Call, Delta
 from ..errors import ConfigError, EngineError
 from ..values import to_jsonable
+from .protocol import Engine, EngineSpec
 from .sim_replica import Answer, Respond
 from .sim_settings import ServerSettings
 from .tokens import prompt_text
@@ -61,7 +62,7 @@ class Recorded(ServerSettings):
 
     def writer(self, name: str) -> Respond:
         """Looks answers up. Reads the file, so it is called when the engine is opened."""
-        recording = Recording(name)
+        recording = Answers(name)
         if self.path is not None:
             recording.read(Path(self.path))
         for number, entry in enumerate(self.entries):
@@ -92,7 +93,7 @@ class Recorded(ServerSettings):
         return len(lines)
 
 
-class Recording:
+class Answers:
     """Entries by what they answer."""
 
     def __init__(self, engine: str) -> None:
@@ -175,6 +176,56 @@ class Recording:
         for known, prompt in self._by_prompt:
             if known in (stage, "") or not stage:
                 yield prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """An engine that writes down what another one answers, as a recording at `path`.
+
+    Each whole answer is one more line, with the call's stage, its arguments and its prompt; one
+    that breaks off or is left by its reader is none.
+    """
+
+    engine: EngineSpec
+    path: str | Path
+
+    def open(self, name: str) -> Engine:
+        """The other engine, opened, and listened to."""
+        return _Listener(self.engine.open(name), Path(self.path))
+
+
+class _Listener:
+    def __init__(self, engine: Engine, path: Path) -> None:
+        self.name = engine.name
+        self._engine = engine
+        self._path = path
+
+    async def stream(self, call: Call) -> AsyncGenerator[Delta, None]:
+        inner = self._engine.stream(call)
+        deltas: list[Delta] = []
+        try:
+            async for delta in inner:
+                deltas.append(delta)
+                if delta.finish_reason is not None:  # before the reader can leave
+                    self._write(call, deltas)
+                yield delta
+        finally:
+            await inner.aclose()
+
+    async def aclose(self) -> None:
+        await self._engine.aclose()
+
+    def _write(self, call: Call, deltas: Sequence[Delta]) -> None:
+        entry: dict[str, Any] = {"stage": call.stage, "prompt": prompt_text(call.messages)}
+        if call.arguments:
+            entry["arguments"] = _plain(call.arguments)
+        entry["text"] = "".join(deltas)
+        reasoning = "".join(delta.reasoning for delta in deltas)
+        if reasoning:
+            entry["reasoning"] = reasoning
+        line = json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+        with self._path.open("ab") as file:
+            file.write(gzip.compress(line) if self._path.suffix == ".gz" else line)
 
 
 def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 from ..errors import ConfigError
 from .model import BatchingServer, Limits
 from .profiles import profile
 from .protocol import Engine
+from .sim_faults import Faults, FaultyReplica
 from .sim_replica import Respond, SimReplica
 from .tokens import PIECE_LETTERS
+
+T = TypeVar("T")
+
+
+def from_table(kind: type[T], table: Mapping[str, Any], where: str) -> T:
+    """A settings object from a table of a configuration file."""
+    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    for name in table:
+        if name not in known:
+            raise ConfigError(f"{where}: {name!r} is unknown, expected any of {', '.join(known)}")
+    return kind(**table)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +40,7 @@ class ServerSettings(ABC):
       GPU has room for); `prefix_caching`.
     - `host_overhead`: add the scheduling time of a 2023-24 engine to every step.
     - `speed`: how many times as fast as the profile; a sequence gives one number a replica.
+    - `faults`: how often calls are refused, break off or stall (`Faults`), drawn by `seed`.
     - `token_letters`: letters that a token holds at most; 7 makes 4.4 characters a token of
       English.
     """
@@ -42,10 +57,13 @@ class ServerSettings(ABC):
     host_overhead: bool = False
     speed: float | Sequence[float] = 1.0
     token_letters: int = PIECE_LETTERS
+    faults: Faults | Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         kind = type(self).__name__
         profile(self.profile)
+        if isinstance(self.faults, Mapping):
+            object.__setattr__(self, "faults", from_table(Faults, self.faults, f"{kind}(faults)"))
         for name in ("replicas", "max_num_seqs", "prefill_chunk", "block_tokens", "token_letters"):
             value = getattr(self, name)
             if value < 1:
@@ -83,14 +101,19 @@ class ServerSettings(ABC):
     def open_replicas(self, name: str) -> list[SimReplica]:
         """The servers alone, without a pool before them."""
         writer = self.writer(name)
-        return [
-            SimReplica(f"{name}/{at}", self._server(speed), writer, piece=self.token_letters)
-            for at, speed in enumerate(self._speeds())
-        ]
+        return [self._replica(name, at, writer) for at in range(self.replicas)]
 
     @abstractmethod
     def writer(self, name: str) -> Respond:
         """What writes the answers of the engine of that name."""
+
+    def _replica(self, engine: str, at: int, writer: Respond) -> SimReplica:
+        name, piece = f"{engine}/{at}", self.token_letters
+        server = self._server(self._speeds()[at])
+        if not isinstance(self.faults, Faults):
+            return SimReplica(name, server, writer, piece=piece)
+        luck = random.Random(f"{self.seed} {name}")
+        return FaultyReplica(name, server, writer, self.faults, luck, piece=piece)
 
     def _speeds(self) -> Sequence[float]:
         if isinstance(self.speed, int | float):

@@ -9,15 +9,17 @@ What it says comes from `respond(call)`, or is made up so that it reads as the s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from ..core.calls import Call
+from .sim_faults import Faults
 from .sim_replica import Answer, Respond, SimReplica
-from .sim_settings import ServerSettings
+from .sim_settings import ServerSettings, from_table
 from .synthesis import Lengths, synthesize
 from .tokens import tokenize
 
-__all__ = ["Answer", "Lengths", "Respond", "SimReplica", "Simulated"]
+__all__ = ["Answer", "Faults", "Lengths", "Respond", "SimReplica", "Simulated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +29,30 @@ class Simulated(ServerSettings):
     `respond(call)` gives the whole answer, a `str` (or an `Answer` with reasoning); `call.stage`,
     `.arguments`, `.messages`, `.path` and `.request` say what is asked. Without it the text is made
     up, as long and as many as `lengths` says: one `Lengths`, or one for each stage by name with
-    `"*"` for the others. The other settings are those of `ServerSettings`.
+    `"*"` for the others; a plain dict with the fields of a `Lengths` will do for each. The other
+    settings are those of `ServerSettings`.
     """
 
     respond: Respond | None = None
     lengths: Lengths | Mapping[str, Lengths] = field(default_factory=Lengths)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        lengths: Any = self.lengths
+        if isinstance(lengths, Lengths):
+            return
+        plain = {each.name for each in fields(Lengths)}
+        made: Lengths | dict[str, Lengths]
+        if lengths and plain.issuperset(lengths):
+            made = from_table(Lengths, lengths, "Simulated(lengths)")
+        else:
+            made = {
+                stage: each
+                if isinstance(each, Lengths)
+                else from_table(Lengths, each, f"Simulated(lengths[{stage!r}])")
+                for stage, each in lengths.items()
+            }
+        object.__setattr__(self, "lengths", made)
 
     def writer(self, name: str) -> Respond:
         """`respond`, or what makes text up."""
