@@ -196,6 +196,18 @@ class TestDecode:
         assert type(value.sentence) is Sentence
         assert schema_of(Holder)["properties"]["sentence"]["type"] == "string"
 
+    def test_they_are_fields_of_pydantic_models(self) -> None:
+        class Finding(pydantic.BaseModel):
+            sentence: Sentence
+
+        value = decode(Finding, '{"sentence": "One."}')
+        assert type(value.sentence) is Sentence
+        assert type(Finding(sentence=Sentence("a")).sentence) is Sentence
+        assert to_jsonable(value) == {"sentence": "One."}
+        assert schema_of(Finding)["properties"]["sentence"]["type"] == "string"
+        mixed = decode(Mixed, '{"model": {"text": "a"}, "sentence": "One."}')
+        assert mixed == Mixed(Model(text="a"), Sentence("One."))
+
 
 class TestText:
     def test_str_is_the_whole_text_or_deltas(self) -> None:
