@@ -16,7 +16,6 @@ import pytest
 from alto.annotations import Stream
 from alto.core.calls import Call, Delta, Usage
 from alto.core.cut import Line, Paragraph, Sentence
-from alto.engines.measures import report
 from alto.engines.protocol import Engine, EngineSpec, Replica
 from alto.engines.sim_replica import Answer, SimReplica
 from alto.engines.simulated import Faults, Lengths, Simulated
@@ -342,27 +341,8 @@ def test_faults_are_drawn_by_the_seed_and_leave_nothing() -> None:
     "wrong", [{"refuse": -0.1}, {"stall": 0.6, "refuse": 0.6}, {"stall_s": -1}]
 )
 def test_faults_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="(?i)faults"):
+    with pytest.raises(ConfigError, match=r"(?i)faults"):
         Simulated(faults=wrong)
-
-
-def test_a_report_sums_over_the_replicas() -> None:
-    async def main() -> None:
-        replicas = Simulated(replicas=2, respond=lambda call: TEXT).open_replicas("chat")
-        for replica in (*replicas, replicas[1]):
-            await read(replica, ask("word " * 100))
-        whole = report(replicas)
-        assert whole is not None
-        assert whole.calls == 3
-        assert whole.generation_tokens == 3 * len(tokenize(TEXT))
-        assert whole.prompt_tokens == 3 * 109
-        assert whole.prefix_hit_rate == 96 / (3 * 109)
-        assert whole.busy_seconds == pytest.approx(asyncio.get_running_loop().time())
-        assert list(whole.replicas) == ["chat/0", "chat/1"]
-        assert 0 < whole.inter_token_seconds < whole.first_token_seconds
-        assert report([object()]) is None
-
-    run(main())
 
 
 # ---------------------------------------------------------------------- made-up text

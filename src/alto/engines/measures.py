@@ -6,9 +6,9 @@ Plain counters and histograms, so that a report, a test and a metrics page read 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 SECONDS = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
@@ -100,77 +100,3 @@ class Measures:
     def prefix_hit_rate(self) -> float:
         """Prompt tokens found in the prefix cache, of those looked up; 0 while none were."""
         return self.cache_hits / self.cache_queries if self.cache_queries else 0.0
-
-
-@runtime_checkable
-class Measured(Protocol):
-    """What a report reads of one server."""
-
-    name: str
-
-    @property
-    def measures(self) -> Measures: ...
-
-
-@dataclass(frozen=True, slots=True)
-class EngineReport:
-    """What the servers of one engine did, all together; `replicas` has each by name."""
-
-    replicas: dict[str, Measures]
-
-    def _sum(self, of: Callable[[Measures], float]) -> float:
-        return sum(of(each) for each in self.replicas.values())
-
-    @property
-    def prefix_hit_rate(self) -> float:
-        """Prompt tokens found in a prefix cache, of those looked up; 0 while none were."""
-        queries = self._sum(lambda each: each.cache_queries)
-        return self._sum(lambda each: each.cache_hits) / queries if queries else 0.0
-
-    @property
-    def prompt_tokens(self) -> int:
-        return int(self._sum(lambda each: each.prompt_tokens))
-
-    @property
-    def generation_tokens(self) -> int:
-        return int(self._sum(lambda each: each.generation_tokens))
-
-    @property
-    def preemptions(self) -> int:
-        return int(self._sum(lambda each: each.preemptions))
-
-    @property
-    def calls(self) -> int:
-        """Calls that were answered to their end."""
-        return int(self._sum(lambda each: each.succeeded))
-
-    @property
-    def cancelled(self) -> int:
-        """Calls whose reader left first."""
-        return int(self._sum(lambda each: each.cancelled))
-
-    @property
-    def busy_seconds(self) -> float:
-        """Seconds of steps, summed over the replicas: over `seconds * replicas` it is how much of
-        the time they worked."""
-        return self._sum(lambda each: each.busy_seconds)
-
-    @property
-    def first_token_seconds(self) -> float:
-        """Mean time from a call's arrival at a server to its first token."""
-        return self._mean(lambda each: each.first_token)
-
-    @property
-    def inter_token_seconds(self) -> float:
-        """Mean time between two tokens of a call."""
-        return self._mean(lambda each: each.inter_token)
-
-    def _mean(self, of: Callable[[Measures], Histogram]) -> float:
-        count = self._sum(lambda each: of(each).count)
-        return self._sum(lambda each: of(each).total) / count if count else 0.0
-
-
-def report(replicas: Iterable[object]) -> EngineReport | None:
-    """What these replicas did; None when they are not simulated (nothing of them is measured)."""
-    seen = {each.name: each.measures for each in replicas if isinstance(each, Measured)}
-    return EngineReport(seen) if seen else None
