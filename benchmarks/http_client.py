@@ -33,7 +33,7 @@ import msgspec
 STREAMS = 50
 RATE = 100.0
 BURST_CHUNKS = 5000
-WORDS = "the quick brown fox jumps over a lazy dog and naps under an old oak".split()
+WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "naps")
 
 Read = Callable[[str], Awaitable[int]]
 """Read one whole stream from a base URL and say how many chunks carried text."""
@@ -252,9 +252,7 @@ def over_httpx(package: str) -> Callable[[], AbstractAsyncContextManager[Read]]:
 
             async def read(base: str) -> int:
                 seen = 0
-                async with client.stream(
-                    "POST", base + "/chat/completions", json=BODY
-                ) as response:
+                async with client.stream("POST", base + "/chat/completions", json=BODY) as response:
                     async for line in response.aiter_lines():
                         if line.startswith("data: ") and line != "data: [DONE]":
                             choices = decode(line[6:]).choices
@@ -403,9 +401,7 @@ async def measure(contender: str, url: str, seconds: float) -> dict[str, float]:
         assert seen == BURST_CHUNKS, f"{contender} saw {seen} chunks of {BURST_CHUNKS}"
         each = int(seconds * RATE)
         start = time.process_time()
-        counts = await asyncio.gather(
-            *(read(f"{url}/{each}/{RATE:g}/v1") for _ in range(STREAMS))
-        )
+        counts = await asyncio.gather(*(read(f"{url}/{each}/{RATE:g}/v1") for _ in range(STREAMS)))
         paced = (time.process_time() - start) / sum(counts) * 1e6
         assert sum(counts) == each * STREAMS, f"{contender} lost chunks: {counts}"
     return {"paced": paced, "burst": burst}
