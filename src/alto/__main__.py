@@ -1,0 +1,5 @@
+"""`python -m alto`."""
+
+from .cli import main
+
+main()
