@@ -337,6 +337,8 @@ class Run:
             while True:  # a chain: what this completion makes ready runs next in this task
                 invocation.task = task
                 running.set((self, invocation))
+                if invocation.due is not None:
+                    self.arm()
                 before = len(ready)
                 try:
                     if unit.plain:
@@ -347,19 +349,9 @@ class Run:
                         execution.done(invocation, value)
                     else:
                         await self._run(unit, invocation, place)
-                except asyncio.CancelledError as error:
-                    if invocation.state is not State.RUNNING:
-                        while task.cancelling():
-                            task.uncancel()
-                    elif task.cancelling():
-                        self.cancel(error)
+                except BaseException as error:
+                    if not self._absorb(invocation, task, error):
                         raise
-                    else:
-                        self.broke(invocation, error)
-                except Stopped:
-                    pass
-                except Exception as error:
-                    self.broke(invocation, error)
                 if execution.actions or self.barrier:
                     self.pump()
                 if len(ready) > before:
@@ -379,6 +371,26 @@ class Run:
             if count % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         running.set(None)
+
+    def _absorb(
+        self, invocation: Invocation, task: asyncio.Task[Any], error: BaseException
+    ) -> bool:
+        """What an attempt raised goes to the core; False: it is not the attempt's, raise it on."""
+        if isinstance(error, asyncio.CancelledError):
+            if invocation.state is not State.RUNNING:
+                while task.cancelling():
+                    task.uncancel()
+            elif task.cancelling():
+                self.cancel(error)
+                return False
+            else:
+                self.broke(invocation, error)
+        elif isinstance(error, Exception):
+            self.broke(invocation, error)
+        elif not isinstance(error, Stopped):
+            self.cancel(error)
+            return False
+        return True
 
     def _admit(self, unit: Unit, invocation: Invocation, place: int) -> int | None:
         """Start an invocation at its place in the unit; None if it waits for a place or a batch, or

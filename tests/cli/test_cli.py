@@ -1,0 +1,161 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from alto.cli import main
+
+HERE = Path(__file__).parent
+APP = str(HERE / "app.py")
+
+
+def alto(*args: str) -> Result:
+    return CliRunner().invoke(main, list(args))
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_help_has_examples_for_every_command() -> None:
+    for command in ("demo", "run", "check", "graph", "simulate", "sim-engine"):
+        shown = alto(command, "--help")
+        assert shown.exit_code == 0
+        assert f"alto {command}" in shown.output
+
+
+def test_run_shows_items_and_reads_arguments_by_order_and_by_name() -> None:
+    shown = alto("run", f"{APP}:doubles", "2", "factor=10").output.splitlines()
+    assert sorted(shown) == ["doubling 0: 0", "doubling 1: 1", "result 0: 0", "result 1: 10"]
+
+
+def test_run_as_json_ends_with_the_result() -> None:
+    lines = [
+        json.loads(line)
+        for line in alto("run", f"{APP}:doubles", "2", "--json").output.splitlines()
+    ]
+    assert {"output": "result", "path": [1], "value": 2} in lines
+    assert lines[-1]["result"] == [0, 2]
+    assert lines[-1]["usage"]["calls"] == 0
+
+
+def test_run_uses_the_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "alto.toml"
+    config.write_text(
+        '[engines.chat]\nkind = "simulated"\nprofile = "llama-3-8b_h100_tp1"\nspeed = 50.0\n'
+    )
+    shown = alto("run", f"{APP}:check", "Who?", "--json")
+    assert shown.exit_code == 0, shown.output
+    end = json.loads(shown.output.splitlines()[-1])
+    assert end["result"]["count"] == len(end["result"]["claims"]) > 0
+    assert end["usage"]["calls"] > 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["run", "nowhere:x"], "error: nowhere:x: there is no module nowhere. Run "),
+        (["run", f"{APP}:chek"], "Did you mean check?"),
+        (["run", f"{APP}:not_a_pipeline"], "not_a_pipeline is a int, not a pipeline"),
+        (["run", APP], "name the pipeline, as "),
+        (["run", f"{APP}:doubles"], "error: doubles needs upto: give it in order or as upto="),
+        (["run", f"{APP}:doubles", "two"], "argument upto: 'two' is not JSON for int"),
+        (["run", f"{APP}:doubles", "1", "2", "3"], "'3' is one too many."),
+        (["run", f"{APP}:check", "q"], "engine 'chat' is not configured; there is none."),
+        (["run", f"{APP}:refusing", "3"], "stage refuse at the request failed in its only "),
+        (["run", f"{APP}:doubles", "1", "--config", "gone.toml"], "gone.toml: cannot be read: "),
+        (["simulate", f"{APP}:check", "q", "--stage-time", "search"], "expected STAGE=SECONDS"),
+        (["simulate", f"{APP}:check", "q", "--stage-time", "serch=1"], "which are no stages of it"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_clear_line(args: list[str], message: str) -> None:
+    shown = alto(*args)
+    assert shown.exit_code == 1
+    assert message in shown.output
+    assert "Traceback" not in shown.output
+
+
+def test_a_wrong_option_is_a_usage_error() -> None:
+    assert alto("run", f"{APP}:doubles", "1", "--timeout", "-1").exit_code == 2
+
+
+def test_check_prints_every_problem_at_once() -> None:
+    shown = alto("check", f"{HERE / 'broken.py'}:wrong")
+    assert shown.exit_code == 1
+    assert "pipeline wrong, stage length: its output goes nowhere." in shown.output
+    assert "parameter text: got int from length#2, expected str." in shown.output
+    listed = json.loads(alto("check", f"{HERE / 'broken.py'}:wrong", "--json").output)
+    assert len(listed["problems"]) == 2
+
+
+def test_check_says_so_when_all_is_well(tmp_path: Path) -> None:
+    assert alto("check", f"{APP}:check").output == "check: 4 stages (2 of them LM), no problems.\n"
+    config = tmp_path / "other.toml"
+    config.write_text('[engines.chatt]\nkind = "simulated"\n')
+    shown = alto("check", f"{APP}:check", "--config", str(config))
+    assert shown.exit_code == 1
+    assert "Did you mean 'chatt'?" in shown.output
+
+
+def test_graph_in_its_three_forms(tmp_path: Path) -> None:
+    text = alto("graph", f"{APP}:check").output
+    assert "extract(sentence=answer) -> Stream[Claim]   [lm, for each item of answer]" in text
+    mermaid = alto("graph", f"{APP}:check", "--format", "mermaid").output
+    assert mermaid.startswith("flowchart LR\n")
+    assert "search ==>|evidence| count" in mermaid
+    picture = tmp_path / "check.svg"
+    assert alto("graph", f"{APP}:check", "--format", "svg", "-o", str(picture)).exit_code == 0
+    assert picture.read_text().startswith("<svg ")
+
+
+def test_simulate_reports_load_on_virtual_time() -> None:
+    args = ["simulate", f"{APP}:check", "Who?", "--rate", "2", "--duration", "20", "--json"]
+    first, again = alto(*args), alto(*args)
+    report = json.loads(first.output)
+    assert report["failed"] == 0
+    assert report["requests"] > 20
+    assert report["latency_s"]["p50"] <= report["latency_s"]["p99"]
+    assert first.output == again.output
+
+
+def test_simulate_takes_inputs_from_a_file(tmp_path: Path) -> None:
+    inputs = tmp_path / "inputs.jsonl"
+    inputs.write_text('{"question": "a"}\n\nWho was first?\n')
+    shown = alto(
+        "simulate", f"{APP}:check", "--inputs", str(inputs), "--duration", "5", "--barrier"
+    )
+    assert shown.exit_code == 0, shown.output
+    assert "finished per second" in shown.output
+
+
+def test_ctrl_c_ends_a_run_cleanly(tmp_path: Path) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-m", "alto", "run", f"{APP}:endless", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline() == "waiting\n"
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=30)
+    assert run.returncode == 130
+    assert errors == "interrupted\n"
+
+
+def test_demo_lists_its_questions() -> None:
+    shown = alto("demo", "--list")
+    assert shown.exit_code == 0
+    assert "claims" in shown.output

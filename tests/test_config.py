@@ -1,0 +1,130 @@
+"""alto.toml and the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import alto
+from alto.config_file import load
+
+GOOD = """
+timeout = 30
+seed = 7
+
+[engines.chat]
+urls = ["http://localhost:8000/v1"]
+model = "llama"
+connect_timeout = 2.0
+
+[engines.sim]
+kind = "simulated"
+profile = "llama-3-8b_h100_tp1"
+replicas = 2
+speed = [1.0, 2.0]
+
+[stages.search]
+instances = 4
+max_wait = "20ms"
+init = { index = "corpus" }
+
+[limits]
+request_bytes = "2 GiB"
+scope_items = 10
+"""
+
+
+def read(tmp_path: Path, text: str, **environ: str) -> alto.Config:
+    path = tmp_path / "alto.toml"
+    path.write_text(text)
+    return load(path, environ)
+
+
+def test_a_whole_file(tmp_path: Path) -> None:
+    config = read(tmp_path, GOOD)
+    chat: Any = config.engines["chat"]
+    sim: Any = config.engines["sim"]
+    assert isinstance(chat, alto.OpenAI)
+    assert (chat.urls, chat.model, chat.connect_timeout) == (
+        ("http://localhost:8000/v1",),
+        "llama",
+        2.0,
+    )
+    assert isinstance(sim, alto.Simulated)
+    assert sim.speed == (1.0, 2.0)
+    assert config.stages["search"] == alto.StageConfig(
+        instances=4, max_wait=0.02, init={"index": "corpus"}
+    )
+    assert config.limits == alto.Limits(request_bytes=2 << 30, scope_items=10)
+    assert (config.timeout, config.seed) == (30.0, 7)
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
+    config = read(
+        tmp_path,
+        GOOD,
+        ALTO_ENGINES__CHAT__MODEL="other",
+        ALTO_LIMITS__SCOPE_ITEMS="99",
+        ALTO_STAGES__NEW__BATCH="8",
+        ALTO_TIMEOUT="2s",
+        PATH="/bin",
+    )
+    chat: Any = config.engines["chat"]
+    assert chat.model == "other"
+    assert config.limits.scope_items == 99
+    assert config.stages["new"].batch == 8
+    assert config.timeout == 2.0
+
+
+def test_nothing_at_all_is_an_empty_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert alto.Config.load() == alto.Config()
+    (tmp_path / "alto.toml").write_text("seed = 3\n")
+    assert alto.Config.load().seed == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[engine.chat]\n", "unknown key 'engine'. Did you mean 'engines'?"),
+        ("[engines.chat]\nulrs = []\nmodel = 'm'\n", "kind is None, expected 'openai', 'simulated' or"),
+        ("[engines.chat]\nkind = 'opnai'\n", "kind is 'opnai', expected 'openai', 'simulated' or 'recor"),
+        ("[engines.chat]\nurl='http://h/v1'\nmodle='m'\n", "[engines.chat]: unknown key 'modle'. Did you mean 'model'?"),
+        ("[engines.chat]\nurl='ftp://h'\nmodel='m'\n", "[engines.chat]: "),
+        ("[engines.chat]\nprofile='gpt'\n", "[engines.chat]: "),
+        ("[engines]\nchat = 3\n", "[engines.chat] is 3, expected a table"),
+        ("[stages.search]\ninstanses = 2\n", "[stages.search]: unknown key 'instanses'. Did you mean 'instances'?"),
+        ("[stages.search]\ninstances = 0\n", "instances is 0, expected a whole number, 1 or more."),
+        ("[stages.search]\nmax_wait = 'soon'\n", "max_wait is 'soon', expected a number of seconds"),
+        ("[limits]\nrequest_byte = 1\n", "unknown key 'request_byte'. Did you mean 'request_bytes'?"),
+        ("[limits]\nrequest_bytes = 'much'\n", "request_bytes is 'much', expected a number or a text like '64 MiB'."),
+        ("timeout = 'x'\n", "timeout is 'x', expected a number of seconds"),
+        ("seed = 1.5\n", "seed is 1.5, expected a whole number, 0 or more."),
+        ("this is no toml", "is not TOML: "),
+    ],
+)  # fmt: skip
+def test_a_mistake_names_its_place_and_what_is_valid(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(alto.ConfigError) as raised:
+        read(tmp_path, text)
+    assert message in str(raised.value)
+    assert "alto.toml" in str(raised.value)
+
+
+def test_a_wrong_environment_variable_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        alto.ConfigError, match=r"variable ALTO_LIMIT__X: there is no section 'limit'"
+    ):
+        read(tmp_path, "", ALTO_LIMIT__X="1")
+    with pytest.raises(alto.ConfigError, match=r"Did you mean 'scope_items'\?"):
+        read(tmp_path, "", ALTO_LIMITS__SCOPE_ITEM="1")
+
+
+def test_bytes_have_units(tmp_path: Path) -> None:
+    for text, size in (("'1 KiB'", 1024), ("'1.5 MB'", 1_500_000), ("'7'", 7), ("8", 8)):
+        assert read(tmp_path, f"[limits]\nreplay_bytes = {text}\n").limits.replay_bytes == size
