@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from .annotations import LISTS, Unresolved, hints_of, stream_element, strip, type_name
-from .core.graph import Default, Rules
+from .core.graph import BACKOFF_MAX_S, Default, Rules
 from .errors import DeadlineExceeded, GraphError
 
 if TYPE_CHECKING:
@@ -273,9 +273,11 @@ def _rules(
         raise GraphError(
             f"stage {name}: delivery is {delivery!r}, expected 'provisional' or 'committed'."
         )
+    pause = seconds(backoff, f"stage {name}: backoff", needed=True) or 0.0
     return Rules(
         retries=_whole(f"stage {name}: retries", retries, 0),
-        backoff_s=seconds(backoff, f"stage {name}: backoff", needed=True) or 0.0,
+        backoff_s=pause,
+        backoff_max_s=max(pause, BACKOFF_MAX_S),
         timeout=seconds(timeout, f"stage {name}: timeout"),
         on_error=on_error,
         committed=delivery == "committed",

@@ -44,6 +44,10 @@ class Mode(Enum):
     LIST = "list"  # all at once
 
 
+BACKOFF_MAX_S = 10.0
+"""The longest pause between two attempts, unless a stage's first one is longer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Default:
     """`on_error=Default(value)`: the value that stands in for a failed invocation's output. For a
@@ -63,7 +67,7 @@ class Rules:
 
     retries: int = 0
     backoff_s: float = 0.1
-    backoff_max_s: float = 10.0
+    backoff_max_s: float = BACKOFF_MAX_S
     timeout: float | None = None
     on_error: str | Default = "fail"
     committed: bool = False
