@@ -480,8 +480,9 @@ def test_a_faster_replica_is_known_by_its_calls() -> None:
         usage = Usage(prompt_tokens=100, completion_tokens=50)
         pool.ended(call, sent.replica, at + 2.1 / speed, usage)
     fast, slow = pool.core.replicas
-    assert fast.step.at(1) * 2 == pytest.approx(slow.step.at(1), rel=0.05)
-    assert fast.first.at(100) * 2 == pytest.approx(slow.first.at(100), rel=0.1)
+    assert fast.step_s(1) * 2 == pytest.approx(slow.step_s(1), rel=0.1)
+    assert slow.step_s(1) == pytest.approx(2.0 / 49, rel=0.1)
+    assert fast.prefill_s * 2 == pytest.approx(slow.prefill_s, rel=0.1)
 
 
 def test_a_replica_that_was_slow_once_is_tried_again_after_a_while() -> None:

@@ -53,7 +53,7 @@ from .pool_events import (
     Woke,
 )
 from .prefix import TOKENS_PER_BYTE, Prompt
-from .replicas import Limits, ReplicaState, Try, forgive
+from .replicas import Limits, ReplicaState, Speed, Try, forgive
 from .scheduling import CallId, Facts, Finished, Placed, Policy, ReplicaId, needs_prefix
 
 OUTPUT_TOKENS_PRIOR = 128.0
@@ -111,8 +111,9 @@ class CallPool:
         self.uses_prefix = needs_prefix(self.policy)
         """Whether `Submitted.prompt` needs its blocks."""
         self.hedge_s = hedge_s
+        speed = Speed()
         self.replicas = [
-            ReplicaState(ReplicaId(index), replica, self.limits)
+            ReplicaState(ReplicaId(index), replica, self.limits, speed)
             for index, replica in enumerate(replicas)
         ]
         self.waiting = 0

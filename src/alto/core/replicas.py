@@ -7,11 +7,13 @@ moves as TCP's window does: up while first tokens come about when expected, down
 one comes far too late (then the engine had put the call into a queue of its own) or is refused
 as too many.
 
-*Speed.* Two lines are fitted, see `learning.py`: the time to the first piece of text over the
-prompt tokens read until then, and the time for each further token over the calls that ran along.
-From the latter the reading of other prompts in the same time is taken off first. A replica that has
-been idle for long is believed to be ever less worse than the best: else one that was slow once
-would never be tried, and so never be known to have recovered.
+*Speed.* Two lines are fitted for the whole pool, see `learning.py`: the time to the first piece of
+text over the prompt tokens read until then, and the time for each further token over the calls
+that ran along, less the reading of other prompts in the same time. What sets a replica apart is
+one number, its slowness, taken from its writing alone. (Lines fitted for each replica were so
+noisy that calls left their warm replicas for nothing.) A replica that has been idle for long is
+believed to be ever less slower than the best: else one that was slow once would never be tried, and
+so never be known to have recovered.
 
 *Health.* After `failures_max` failures in a row a replica is open: it gets nothing for a while that
 doubles each time. Then one call goes there as a probe, and its first piece of text closes the case.
@@ -24,12 +26,12 @@ Always true:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from ..errors import EngineError
 from .calls import Usage
-from .learning import Line
+from .learning import Line, Mean
 from .prefix import PrefixIndex, matched_bytes
 from .scheduling import Candidate, Facts, ReplicaId
 
@@ -95,13 +97,22 @@ class Try:
     area_at: float = 0.0
     read_at: float = 0.0
     began_at: float | None = None
-    late: bool = False
+
+
+@dataclass(slots=True)
+class Speed:
+    """How fast the replicas of a pool are, but for the slowness of each."""
+
+    first: Line = field(default_factory=lambda: Line(0.05, 1e-4, (100.0, 4000.0)))
+    """Seconds to the first piece of text, over prompt tokens to read."""
+    step: Line = field(default_factory=lambda: Line(0.02, 2e-4, (1.0, 64.0)))
+    """Seconds to each further token, over calls that run along."""
 
 
 class ReplicaState:
     """The books of one replica."""
 
-    def __init__(self, replica: ReplicaId, name: str, limits: Limits) -> None:
+    def __init__(self, replica: ReplicaId, name: str, limits: Limits, speed: Speed) -> None:
         self.replica = replica
         self.name = name
         self.limits = limits
@@ -113,8 +124,9 @@ class ReplicaState:
         self.prefix = PrefixIndex(limits.cache_tokens * 4)
         self.reports_cache = False
         """The engine has said at least once that it found something in its cache."""
-        self.first = Line(0.05, 1e-4, (100.0, 4000.0))
-        self.step = Line(0.02, 2e-4, (1.0, 64.0))
+        self.speed = speed
+        self.slowness = Mean(1.0)
+        """Its times, as a multiple of the pool's lines."""
         self.hold_until = 0.0
         """Turned us away as too busy until then."""
         self.failures = 0
@@ -161,7 +173,16 @@ class ReplicaState:
     @property
     def prefill_limit(self) -> float:
         """Prompt tokens that may be on their way."""
-        return max(self.limits.prefill_tokens_min, self.limits.prefill_wait_s / self.first.slope)
+        return max(self.limits.prefill_tokens_min, self.limits.prefill_wait_s / self.prefill_s)
+
+    @property
+    def prefill_s(self) -> float:
+        """Seconds to read one token."""
+        return self.speed.first.slope * self.slowness.value
+
+    def step_s(self, running: float) -> float:
+        """Seconds to write one token, while so many calls run."""
+        return self.speed.step.at(running) * self.slowness.value
 
     def ready_at(self, now: float) -> float | None:
         """When time alone will make it take calls again; None if it is not time that is missing."""
@@ -184,9 +205,9 @@ class ReplicaState:
             self.prefill_tokens,
             cached * tokens_per_byte,
             (self.prefix.bytes_max - self.prefix.size) * tokens_per_byte,
-            self.first.slope,
-            self.step.at(running + 1),
-            self.step.slope,
+            self.prefill_s,
+            self.step_s(running + 1),
+            self.speed.step.slope * self.slowness.value,
         )
 
     # --- Life of a try
@@ -250,11 +271,7 @@ class ReplicaState:
                 # What was really read, not what was thought: a cache colder than expected must
                 # not pass for a slow replica.
                 uncached = max(1.0, usage.prompt_tokens - usage.cached_tokens)
-            self.first.observe(
-                sent.ahead_tokens + uncached,
-                sent.began_at - sent.sent_at,
-                0.05 if sent.late else 1.0,
-            )
+            self._learn_first(sent.ahead_tokens + uncached, sent.began_at - sent.sent_at)
             if tokens >= 4:
                 self._learn_step(sent, tokens, now)
 
@@ -293,18 +310,21 @@ class ReplicaState:
     # --- What is learned
 
     def _judge_first(self, sent: Try, now: float) -> None:
-        """Is the first piece of text late? A queue behind the replica's door would explain it.
-
-        A single late one teaches little about speed; if all are late, it is the speed after all.
-        """
-        y = now - sent.sent_at
-        expected = self.first.at(sent.ahead_tokens + sent.uncached_tokens)
-        sent.late = sent.sequences > 0 and y > 4.0 * expected and y > 0.25
-        if sent.late:
+        """Is the first piece of text late? A queue behind the replica's door would explain it."""
+        took = now - sent.sent_at
+        expected = self.speed.first.at(sent.ahead_tokens + sent.uncached_tokens)
+        if sent.sequences > 0 and took > max(0.25, 4.0 * expected * self.slowness.value):
             self._cut(sent.sent_at, sent.sequences, now)
         elif sent.sequences + 1 >= self.sequences_limit / 2:
             rise = 1.0 if self._slow_start else 1.0 / self.sequences_limit
             self.sequences_limit = min(self.limits.sequences_max, self.sequences_limit + rise)
+
+    def _learn_first(self, tokens: float, took: float) -> None:
+        """A late one teaches little: it has waited for other things than the reading of prompts.
+        If all are late, it is the speed after all."""
+        took /= self.slowness.value
+        late = took > 1.5 * self.speed.first.at(tokens)
+        self.speed.first.observe(tokens, took, 0.1 if late else 1.0)
 
     def _cut(self, sent_at: float, sequences: int, now: float) -> None:
         """Lower the limit, once for all calls that were sent before the last time."""
@@ -320,9 +340,11 @@ class ReplicaState:
         if took <= 0:
             return
         beside = (self._area - sent.area_at) / took
-        reading = self.first.slope * (self._read - sent.read_at)
-        writing = max(took - reading, took / 4)
-        self.step.observe(beside, writing / (tokens - 1), min(1.0, tokens / 32))
+        reading = self.prefill_s * (self._read - sent.read_at)
+        step_s = max(took - reading, took / 4) / (tokens - 1)
+        ratio = step_s / self.speed.step.at(beside)
+        self.slowness.observe(min(max(ratio, 0.1), 10.0))
+        self.speed.step.observe(beside, step_s / self.slowness.value, min(1.0, tokens / 32))
 
     def _pass(self, now: float) -> None:
         self._area += self.sequences * (now - self._changed_at)

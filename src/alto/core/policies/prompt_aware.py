@@ -9,12 +9,14 @@ and what it takes from the others that run there:
 
     sequences * prefill_s * uncached               a prompt being read holds every writer up
   + sequences * output_tokens * step_rise_s        one more in the batch makes every step longer
-  + prefill_s * max(0, uncached - free_tokens)     what is pushed out of the cache is read again
+  + (sequences + 1) * prefill_s * evicted          what is pushed out of the cache is read again
 
-where `uncached = prompt_tokens - cached_tokens`. So a warm replica is preferred by just the time
-that its cache saves, to the call and to its neighbours; a busy one is left by just the time that
-its queue costs; a replica twice as fast gets about twice the calls. No weight needs tuning, since
-all terms are the same seconds. Among replicas within two milliseconds the lot decides.
+
+where `uncached = prompt_tokens - cached_tokens` and `evicted = max(0, uncached - free_tokens)`. So
+a warm replica is preferred by just the time that its cache saves, to the call and to its
+neighbours; a busy one is left by just the time that its queue costs; a replica twice as fast gets
+about twice the calls. No weight needs tuning, since all terms are the same seconds. Among replicas
+within two milliseconds the lot decides.
 
 It is wrong where its numbers are: an engine that reports no usage teaches it little, and a stage
 whose texts are sometimes ten and sometimes a thousand tokens long has no useful mean.
@@ -37,8 +39,8 @@ def cost(candidate: Candidate, facts: Facts) -> float:
     waiting = candidate.prefill_s * candidate.prefill_tokens
     writing = facts.output_tokens * candidate.step_s
     harm = candidate.sequences * (reading + facts.output_tokens * candidate.step_rise_s)
-    evicting = candidate.prefill_s * max(0.0, uncached - candidate.free_tokens)
-    return waiting + reading + writing + harm + evicting
+    evicted = candidate.prefill_s * max(0.0, uncached - candidate.free_tokens)
+    return waiting + reading + writing + harm + (candidate.sequences + 1) * evicted
 
 
 class PromptAware:
