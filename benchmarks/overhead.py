@@ -44,11 +44,28 @@ def peaks(found: Mapping[str, list[Measured]]) -> dict[str, list[float]]:
     return {name: [run["peak_mb"] for run in runs] for name, runs in found.items()}
 
 
-def collect(
-    names: Sequence[str], items: int, repeats: int, budget_s: float
-) -> dict[str, list[Measured]]:
-    plan = {name: ("fanout", name, str(items), str(budget_s)) for name in names}
-    return interleaved(plan, {name: 1 if name in SLOW else repeats for name in names})
+def collect(names: Sequence[str], quick: bool) -> dict[int, dict[str, list[Measured]]]:
+    """Runs by size and contender. All sizes of a contender follow each other in every repeat: how
+    cost grows with the size is a ratio too, and is only as good as what its sides have in common.
+    """
+    repeats, budget_s = (2, BUDGET_S / 4) if quick else (5, BUDGET_S)
+    sizes = {
+        ITEMS_FEW: names,
+        ITEMS: [name for name in names if not (quick and name in SLOW)],
+        ITEMS_MANY: [name for name in names if name in (BASELINE, SUBJECT)],
+    }
+    plan: dict[str, tuple[str, ...]] = {}
+    times: dict[str, int] = {}
+    for name in names:
+        for items, taking_part in sizes.items():
+            if name in taking_part:
+                plan[f"{name} {items}"] = ("fanout", name, str(items), str(budget_s))
+                times[f"{name} {items}"] = 1 if name in SLOW else repeats
+    found = interleaved(plan, times)
+    return {
+        items: {name: found[f"{name} {items}"] for name in taking_part}
+        for items, taking_part in sizes.items()
+    }
 
 
 def targets(
@@ -82,14 +99,7 @@ def targets(
 def measure(quick: bool = False, only: Sequence[str] | None = None) -> Report:
     """Run the fan-out benchmark. `quick` repeats less and spares the slow ones the larger sizes."""
     names = list(only or MODULES)
-    repeats, budget_s = (2, BUDGET_S / 4) if quick else (5, BUDGET_S)
-    medium = [name for name in names if not (quick and name in SLOW)]
-    many = [name for name in names if name in (BASELINE, SUBJECT)]
-    sizes = {
-        ITEMS_FEW: collect(names, ITEMS_FEW, 1 if quick else 3, budget_s),
-        ITEMS: collect(medium, ITEMS, repeats, budget_s),
-        ITEMS_MANY: collect(many, ITEMS_MANY, 1 if quick else 3, budget_s),
-    }
+    sizes = collect(names, quick)
     cpu = {
         size: {name: cpu_us(found.get(name, []), size) for name in names}
         for size, found in sizes.items()
