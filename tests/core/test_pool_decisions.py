@@ -160,6 +160,38 @@ def test_a_call_without_deadline_is_not_overtaken_for_ever(one: Machine) -> None
     assert at <= one.core.limits.patience_s
 
 
+def at_home(letter: bytes) -> Prompt:
+    return Prompt(chain(letter * 6000), 6000)
+
+
+def test_with_a_queue_a_free_replica_takes_a_call_that_it_knows() -> None:
+    limits = {"sequences_start": 1, "sequences_max": 1}
+    pool = Machine(2, policy="prefix-affinity", limits=limits)
+    (first,) = pool.submit(1, prompt=at_home(b"a"))
+    pool.submit(2, prompt=at_home(b"b"))
+    assert isinstance(first, Send)
+    pool.submit(3, prompt=at_home(b"b"))
+    pool.submit(4, prompt=at_home(b"a"))
+    assert pool.ended(1, first.replica, 1.0) == [send(4, first.replica)]
+    assert pool.ended(2, 1 - first.replica, 1.0) == [send(3, 1 - first.replica)]
+
+
+def test_who_is_overtaken_too_often_or_is_due_much_sooner_goes_first() -> None:
+    limits = {"sequences_start": 1, "sequences_max": 1}
+    for sooner, turns in ((0.0, 16), (5.0, 0)):
+        pool = Machine(1, policy="prefix-affinity", limits=limits)
+        pool.submit(0, 5.0, prompt=at_home(b"a"))
+        pool.submit(1000, 5.0 - sooner, prompt=at_home(b"b"))
+        for call in range(1, 40):
+            pool.submit(call, 5.0, prompt=at_home(b"a"))
+        order = []
+        running = 0
+        while running != 1000:
+            (running,) = calls(pool.ended(running, 0, 6.0))
+            order.append(running)
+        assert len(order) - 1 == turns
+
+
 def test_one_call_too_many_is_refused() -> None:
     pool = Machine(1, limits={"waiting_max": 2, "sequences_start": 1, "sequences_max": 1})
     for call in (1, 2, 3):

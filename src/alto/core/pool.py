@@ -34,7 +34,7 @@ from heapq import heapify, heappop, heappush
 from random import Random
 from typing import Any
 
-from ..errors import AltoError, DeadlineExceeded, EngineError, Overloaded
+from ..errors import AltoError, EngineError
 from .calls import Usage
 from .learning import Mean, PerStage
 from .policies import resolve
@@ -53,6 +53,7 @@ from .pool_events import (
     Woke,
 )
 from .prefix import TOKENS_PER_BYTE, Prompt
+from .refusals import Refusals
 from .replicas import Limits, ReplicaState, Speed, Try, forgive
 from .scheduling import CallId, Facts, Finished, Placed, Policy, ReplicaId, needs_prefix
 
@@ -116,6 +117,7 @@ class CallPool:
             ReplicaState(ReplicaId(index), replica, self.limits, speed)
             for index, replica in enumerate(replicas)
         ]
+        self._refusals = Refusals(name, self.replicas, self.limits)
         self.waiting = 0
         """Calls in the queue or pausing before another try."""
         self.tokens_per_byte = Mean(TOKENS_PER_BYTE)
@@ -206,10 +208,10 @@ class CallPool:
     def _submitted(self, event: Submitted, now: float) -> None:
         deadline = event.deadline
         if deadline is not None and deadline <= now:
-            self._refuse(event.call, self._too_late(event.stage, now))
+            self._refuse(event.call, self._refusals.too_late(event.stage, self.waiting))
             return
         if self.waiting >= self.limits.waiting_max:
-            self._refuse(event.call, self._overloaded())
+            self._refuse(event.call, self._refusals.overloaded(self.waiting))
             return
         since = self._request_since(event.request, now)
         due = since + self.limits.patience_s
@@ -256,7 +258,7 @@ class CallPool:
                 Finished(event.replica, flight.stage, first_s, total_s, tokens, cached, now)
             )
         except Exception as error:
-            self._refuse(event.call, self._policy_error("observe", error))
+            self._refuse(event.call, self._refusals.policy("observe", self.policy, error))
 
     def _broke(self, event: Broke, now: float) -> None:
         flight, sent = self._find(event)
@@ -303,7 +305,7 @@ class CallPool:
         while self._deadlines and self._deadlines[0][0] <= now:
             flight = self._flights.get(heappop(self._deadlines)[1])
             if flight is not None and flight.waiting:
-                self._give_up(flight, self._too_late(flight.stage, now))
+                self._give_up(flight, self._refusals.too_late(flight.stage, self.waiting))
         while self._hedges and self._hedges[0][0] <= now:
             _, call, replica = heappop(self._hedges)
             self._hedge(call, replica, now)
@@ -330,7 +332,7 @@ class CallPool:
                 continue
             if flight.deadline is not None and flight.deadline <= now:
                 heappop(queue)
-                self._give_up(flight, self._too_late(flight.stage, now))
+                self._give_up(flight, self._refusals.too_late(flight.stage, self.waiting))
                 continue
             free = [replica for replica in self.replicas if replica.takes(now)]
             if not free:
@@ -397,7 +399,7 @@ class CallPool:
             self.policy.observe(Placed(free[index].replica, facts, now))
         except Exception as error:
             if not flight.tries:
-                self._give_up(flight, self._policy_error("choose", error))
+                self._give_up(flight, self._refusals.policy("choose", self.policy, error))
             return
         replica = free[index]
         cached = candidates[index].cached_tokens
@@ -476,6 +478,10 @@ class CallPool:
         ):
             self._dark_since = now
 
+    def _nobody(self, flight: _Flight, last: EngineError | None) -> EngineError:
+        tries = (flight.failures, flight.turned_away, flight.resumes)
+        return self._refusals.nobody(flight.stage, *tries, last)
+
     def _give_up(self, flight: _Flight, error: AltoError) -> None:
         self._forget(flight)
         self._refuse(flight.call, error)
@@ -549,65 +555,7 @@ class CallPool:
         found = usage.cached_tokens / self.tokens_per_byte.value
         self.replicas[sent.replica].corrected(sent, found)
 
-    # --- What readers are told
-
-    def _too_late(self, stage: str, now: float) -> DeadlineExceeded:
-        return DeadlineExceeded(
-            f"engine {self.name}: the deadline of a call{_of(stage)} passed before a replica had "
-            f"room for it ({self.waiting} calls waiting, {self._load()}). Give requests more time, "
-            "or the engine more replicas."
-        )
-
-    def _overloaded(self) -> Overloaded:
-        return Overloaded(
-            f"engine {self.name}: {self.waiting} calls wait already and waiting_max is "
-            f"{self.limits.waiting_max} ({self._load()}). Try later, raise waiting_max, or add "
-            "replicas.",
-            retry_after=1.0,
-        )
-
-    def _nobody(self, flight: _Flight, last: EngineError | None) -> EngineError:
-        """Every way to go on is used up: name each replica and what it said."""
-        said = "; ".join(
-            f"{replica.name}: {replica.last_error}"
-            if replica.last_error
-            else f"{replica.name}: no failure seen"
-            for replica in self.replicas
-        )
-        error = EngineError(
-            f"engine {self.name}: no replica could answer a call{_of(flight.stage)} "
-            f"({flight.failures} failures, {flight.turned_away} times too busy, "
-            f"{flight.resumes} resumed). {said}. Check that the servers run and can be reached.",
-            engine=self.name,
-            status=last.status if last else None,
-            retry_after=last.retry_after if last else None,
-        )
-        error.__cause__ = last
-        return error
-
-    def _policy_error(self, verb: str, cause: Exception) -> EngineError:
-        error = EngineError(
-            f"engine {self.name}: {verb}() of scheduling policy {self.policy!r} failed: "
-            f"{type(cause).__name__}: {cause}. Expected an index into the candidates from "
-            "choose() and no exception from either.",
-            engine=self.name,
-            retryable=False,
-        )
-        error.__cause__ = cause
-        return error
-
-    def _load(self) -> str:
-        return ", ".join(
-            f"{replica.name} {'is down' if replica.open_until is not None else 'runs'} "
-            f"{replica.sequences} of {int(replica.sequences_limit)}"
-            for replica in self.replicas
-        )
-
 
 def _is_busy(error: EngineError) -> bool:
     """Too many requests, which is no failure. A bare 503 is one."""
     return error.status == 429 or (error.status == 503 and error.retry_after is not None)
-
-
-def _of(stage: str) -> str:
-    return f" of stage {stage}" if stage else ""

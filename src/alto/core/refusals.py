@@ -1,0 +1,81 @@
+"""What a reader is told whose call the pool cannot serve.
+
+Every message says what was asked, what stands against it now, replica by replica, and what would
+mend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import DeadlineExceeded, EngineError, Overloaded
+from .replicas import Limits, ReplicaState
+from .scheduling import Policy
+
+
+class Refusals:
+    """The errors of one pool."""
+
+    def __init__(self, name: str, replicas: Sequence[ReplicaState], limits: Limits) -> None:
+        self.name = name
+        self.replicas = replicas
+        self.limits = limits
+
+    def too_late(self, stage: str, waiting: int) -> DeadlineExceeded:
+        """The deadline of a call that waits is over."""
+        return DeadlineExceeded(
+            f"engine {self.name}: the deadline of a call{_of(stage)} passed before a replica had "
+            f"room for it ({waiting} calls waiting, {self._load()}). Give requests more time, "
+            "or the engine more replicas."
+        )
+
+    def overloaded(self, waiting: int) -> Overloaded:
+        """The queue is full."""
+        return Overloaded(
+            f"engine {self.name}: {waiting} calls wait already and waiting_max is "
+            f"{self.limits.waiting_max} ({self._load()}). Try later, raise waiting_max, or add "
+            "replicas.",
+            retry_after=1.0,
+        )
+
+    def nobody(
+        self, stage: str, failures: int, turned_away: int, resumes: int, last: EngineError | None
+    ) -> EngineError:
+        """Every way to go on is used up: each replica by name, with what it said."""
+        said = "; ".join(
+            f"{replica.name}: {replica.last_error or 'no failure seen'}"
+            for replica in self.replicas
+        )
+        error = EngineError(
+            f"engine {self.name}: no replica could answer a call{_of(stage)} ({failures} failures, "
+            f"{turned_away} times too busy, {resumes} resumed). {said}. Check that the servers run "
+            "and can be reached.",
+            engine=self.name,
+            status=last.status if last else None,
+            retry_after=last.retry_after if last else None,
+        )
+        error.__cause__ = last
+        return error
+
+    def policy(self, verb: str, policy: Policy, cause: Exception) -> EngineError:
+        """The user's own policy failed."""
+        error = EngineError(
+            f"engine {self.name}: {verb}() of scheduling policy {policy!r} failed: "
+            f"{type(cause).__name__}: {cause}. Expected an index into the candidates from "
+            "choose() and no exception from either.",
+            engine=self.name,
+            retryable=False,
+        )
+        error.__cause__ = cause
+        return error
+
+    def _load(self) -> str:
+        return ", ".join(
+            f"{replica.name} {'is down' if replica.open_until is not None else 'runs'} "
+            f"{replica.sequences} of {int(replica.sequences_limit)}"
+            for replica in self.replicas
+        )
+
+
+def _of(stage: str) -> str:
+    return f" of stage {stage}" if stage else ""
