@@ -116,14 +116,14 @@ async def _with_engines(
 
 
 class _Reading:
-    """Reads the text of one attempt into items. `given` counts those that have gone out."""
+    """Reads the text of one attempt into items. After an error `kept` is what has been read of it,
+    up to the end of the last item."""
 
     def __init__(self, run: Run, unit: Unit, invocation: Invocation, reader: Reader[Any]) -> None:
         self.run = run
         self.invocation = invocation
         self.reader = reader
         self.fans_out = unit.fans_out
-        self.given = 0
         self.value: Any = PENDING
         self.text = ""
         self.kept = ""
@@ -139,10 +139,8 @@ class _Reading:
     async def read(self, deltas: AsyncGenerator[Delta, None]) -> ParseError | None:
         """One answer of an engine. The error says why it cannot be read to its end."""
         cutter = self.reader.new()
-        for _ in cutter.feed(self.kept) if self.kept else ():
-            pass
         think = ThinkSplitter()
-        pieces: list[str] = [self.kept] if self.kept else []
+        pieces: list[str] = []
         finish: str | None = None
         async with aclosing(deltas):
             async for delta in deltas:
@@ -192,7 +190,6 @@ class _Reading:
         for item in items:
             run.execution.now = run.loop.time()
             go_on = run.execution.give(invocation, item)
-            self.given += 1
             if run.execution.actions or run.execution.ready:
                 run.pump()
             if not go_on and not await run.gate(invocation):
@@ -208,15 +205,15 @@ class _Reading:
     def again(self, messages: list[Message]) -> list[Message]:
         """The prompt of the second try: go on after the last complete item, or answer anew."""
         wanted = self.reader.expected
-        if self.kept:
+        kept, self.kept = self.kept, ""
+        if kept:
             ask = (
                 f"That broke off or was not readable after this point. Expected: {wanted}. Give "
                 "only what is still missing, in the same form."
             )
-            self.kept = ""
             return [
                 *messages,
-                {"role": "assistant", "content": self.text[: len(self.text)]},
+                {"role": "assistant", "content": kept},
                 {"role": "user", "content": ask},
             ]
         ask = f"That could not be read. Answer again with nothing but {wanted}."
