@@ -15,7 +15,9 @@ does what it is told (the actions), and comes back at `wake_at()` at the latest.
     due = the smaller of that and deadline - expected duration   with one
 
 As due times of new calls grow with the clock, no waiting call is overtaken for ever; among calls
-without deadlines it is the oldest request first, so requests nearly done get finished.
+without deadlines it is the oldest request first, so requests nearly done get finished. One thing
+may change the order a little: of the first `LOOK_AHEAD` calls due within `OVERTAKE_S`, one whose
+prompt a free replica knows is taken before those that are at home elsewhere.
 
 *Where* is the policy's choice among replicas that have room (`replicas.py`).
 
