@@ -278,6 +278,8 @@ class AnswerReader:
                 content = piece.content
                 if content.__class__ is not str or self._lenient:
                     content = self._text(content)
+                if not content and piece.refusal:
+                    content = _plain(piece.refusal)  # so that whoever reads it sees why
                 reasoning = piece.reasoning_content or piece.reasoning
                 if reasoning.__class__ is not str:
                     reasoning = _plain(reasoning) if reasoning else ""

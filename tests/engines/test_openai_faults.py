@@ -14,7 +14,7 @@ from hostile import DONE, HELLO, SSE, Connection, Script, always, event, framed,
 from openai_calls import KEY, ask, failure_of, read, replica_of, run
 
 from alto.core.calls import Usage
-from alto.engines import http, openai_replica
+from alto.engines import http, openai, openai_replica
 from alto.errors import DeadlineExceeded, EngineError
 
 pytestmark = pytest.mark.usefixtures("_short_waits")
@@ -516,6 +516,22 @@ def test_a_wait_beyond_the_limit_or_the_deadline_is_told_instead_of_waited() -> 
         async with serving(script) as server, replica_of(server.url) as replica:
             assert (await failure_of(replica)).retry_after == 3600.0
             assert len(server.requests) == 1
+
+    run(main())
+
+
+def test_a_pool_goes_to_another_server_at_once_when_one_is_busy() -> None:
+    async def main() -> None:
+        async with (
+            serving(busy(99, 429, "retry-after: 3600")) as full,
+            serving(always(*HELLO)) as free,
+        ):
+            spec = openai.OpenAI(urls=[full.url, free.url], model="m", policy="round-robin")
+            engine = spec.open("chat")
+            for _ in range(4):
+                assert "".join([delta async for delta in engine.stream(ask())]) == "Hello"
+            assert len(full.requests) == 1
+            await engine.aclose()
 
     run(main())
 

@@ -190,6 +190,11 @@ def test_reasoning_is_kept_apart(name: str) -> None:
     assert [(str(delta), delta.reasoning) for delta in deltas] == [("", "hmm"), ("yes", "")]
 
 
+def test_a_refusal_of_the_model_is_its_text() -> None:
+    deltas, _ = read(event({"choices": [{"delta": {"refusal": "I cannot."}}]}) + stop())
+    assert deltas == ["I cannot."]
+
+
 def test_tool_calls_come_as_they_are() -> None:
     fragment = {"index": 0, "id": "call_1", "function": {"name": "add", "arguments": '{"a"'}}
     deltas, reader = read(text("", tool_calls=[fragment]) + stop("tool_calls") + DONE)

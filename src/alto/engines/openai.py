@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..errors import ConfigError
 from .dialect import GUIDED, Guided
-from .openai_replica import OpenAIReplica
+from .openai_replica import BUSY_TRIES_MAX, OpenAIReplica
 
 if TYPE_CHECKING:
     from ..core.scheduling import Policy
@@ -104,7 +104,7 @@ class OpenAI:
         """The engine, under the name that stages use. The first call makes the first connection."""
         from .pool import Pool
 
-        replicas = self.replicas(name)
+        replicas = self.replicas(name, busy_tries=1)
         pool = Pool(
             name,
             replicas,
@@ -118,9 +118,9 @@ class OpenAI:
                 replica.tell_load(partial(_tell_pool, pool, at))
         return pool
 
-    def replicas(self, name: str) -> list[OpenAIReplica]:
-        """One replica for each URL. Reads the key, and the URL if none was given, from the
-        environment."""
+    def replicas(self, name: str, *, busy_tries: int = BUSY_TRIES_MAX) -> list[OpenAIReplica]:
+        """One replica for each URL, without a pool before them. Reads the key, and the URL if none
+        was given, from the environment."""
         urls = self.urls
         if not urls:
             from_environment = os.environ.get("OPENAI_BASE_URL", "")
@@ -136,7 +136,7 @@ class OpenAI:
                 f"engine {name}: the API key has characters that a header cannot carry; look at "
                 f"api_key or the environment variable {self.api_key_env}"
             )
-        return [OpenAIReplica(name, url, self, key.strip()) for url in urls]
+        return [OpenAIReplica(name, url, self, key.strip(), busy_tries=busy_tries) for url in urls]
 
 
 def _tell_pool(pool: Pool, at: int, load: EngineLoad) -> None:

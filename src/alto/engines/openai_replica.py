@@ -1,10 +1,10 @@
 """One LM server behind an `alto.OpenAI` engine.
 
 It sends a call, reads the answer as it is written, and says what went wrong in terms of that
-server. It waits and tries again by itself only where the server asks for it (429 and 503, within
-limits) or where nothing was lost (a kept connection that had died, a field that the server
-refused). Everything else is an `EngineError` that says whether another replica may be tried; that
-is the pool's business.
+server. It tries again by itself only where nothing was lost (a kept connection that had died, a
+field that the server refused) and, if it stands alone, where the server is busy (429 and 503,
+within limits). Everything else is an `EngineError` that says whether another try may help, and
+when: that is the business of the pool, which knows the other replicas and the other calls.
 
 Always true:
     O1  the last delta has the finish reason and the usage; the texts of all joined are the answer
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .openai import OpenAI
 
 BUSY_TRIES_MAX = 4
-"""How often a server that answers 429 or 503 is asked, the first time included."""
+"""How often a server alone that answers 429 or 503 is asked, the first time included."""
 
 BUSY_WAIT_S_MAX = 30.0
 """The longest wait between two such tries; a server that asks for more gets an error instead."""
@@ -55,13 +55,19 @@ FINISH_GRACE_S = 2.0
 
 
 class OpenAIReplica:
-    """One server of an `OpenAI` engine. Its name in messages is its URL."""
+    """One server of an `OpenAI` engine. Its name in messages is its URL.
 
-    def __init__(self, engine: str, url: str, spec: OpenAI, key: str) -> None:
+    A call is sent at most `busy_tries` times while the server says that it is busy.
+    """
+
+    def __init__(
+        self, engine: str, url: str, spec: OpenAI, key: str, *, busy_tries: int = BUSY_TRIES_MAX
+    ) -> None:
         self.engine = engine
         self.name = url
         self._spec = spec
         self._key = key
+        self._busy_tries = busy_tries
         parts = urlsplit(url)
         self._target = urlunsplit(parts._replace(path=parts.path + "/chat/completions"))
         self._metrics = urlunsplit(parts._replace(path=parts.path.removesuffix("/v1") + "/metrics"))
@@ -266,7 +272,7 @@ class OpenAIReplica:
 
     def _busy_wait(self, error: EngineError, tries: int) -> float | None:
         """Seconds until a busy server is asked again, or None to give up."""
-        if error.status not in (429, 503) or not error.retryable or tries >= BUSY_TRIES_MAX:
+        if error.status not in (429, 503) or not error.retryable or tries >= self._busy_tries:
             return None
         if error.retry_after is not None:
             return error.retry_after if error.retry_after <= BUSY_WAIT_S_MAX else None
