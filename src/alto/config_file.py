@@ -43,7 +43,7 @@ _KINDS = {
     "recorded": ("engines.recorded", "Recorded"),
 }
 _TELLING = {"url": "openai", "urls": "openai", "path": "recorded", "profile": "simulated"}
-_CODE_ONLY = {"respond", "fallback", "entries", "lengths"}
+_CODE_ONLY = {"respond", "fallback", "entries"}
 _SECTIONS = ("engines", "stages", "limits", "timeout", "seed")
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?\s*", re.IGNORECASE)
 _UNITS = {

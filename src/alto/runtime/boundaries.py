@@ -12,6 +12,9 @@ from typing import Any
 
 from ..structs import Reader
 
+PIECE = 48
+"""How many letters are looked at together as long as they give no item."""
+
 TEXTS_MAX = 4096
 """How many texts' boundaries are remembered."""
 
@@ -28,5 +31,17 @@ class Boundaries:
         return self._offsets(text) if self._fans_out else ()
 
     def _find(self, text: str) -> tuple[int, ...]:
-        cutter = self._reader.new()
-        return tuple(at for at, letter in enumerate(text, 1) if cutter.feed(letter))
+        """A first cutter takes the text in pieces; where a piece gives items, a second one, which
+        follows behind, takes it letter by letter."""
+        ahead, behind = self._reader.new(), self._reader.new()
+        done = 0
+        found: list[int] = []
+        for start in range(0, len(text), PIECE):
+            piece = text[start : start + PIECE]
+            if not ahead.feed(piece):
+                continue
+            if done < start:
+                behind.feed(text[done:start])
+            found.extend(at for at, letter in enumerate(piece, start + 1) if behind.feed(letter))
+            done = start + len(piece)
+        return tuple(found)
