@@ -147,7 +147,9 @@ class ReplicaState:
 
     def takes(self, now: float) -> bool:
         """Would one more call be started on soon?"""
-        return self.prefill_tokens < self.prefill_limit and self._serves(now)
+        waits = self.prefill_tokens  # below the least limit there is no need to compute it
+        small = waits < self.limits.prefill_tokens_min or waits < self.prefill_limit
+        return small and self._serves(now)
 
     def takes_warm(self, blocks: Sequence[int], size: int, now: float) -> bool:
         """Would it take a call of which it knows most of the prompt?
@@ -190,9 +192,9 @@ class ReplicaState:
         return at if at > now and not self._probing else None
 
     def trust(self, now: float) -> float:
-        """How much of its measured slowness still counts: 1, or less when it was long idle."""
+        """How much of its measured slowness still counts: 1, or less after long idleness."""
         idle_s = now - self._changed_at
-        return 1.0 if self.sequences or idle_s <= STALE_S else 0.5 ** (idle_s / STALE_S - 1.0)
+        return 1.0 if idle_s <= STALE_S else 0.5 ** (idle_s / STALE_S - 1.0)
 
     def candidate(self, blocks: Sequence[int], tokens_per_byte: float) -> Candidate:
         """It, as a policy sees it."""
@@ -354,8 +356,7 @@ class ReplicaState:
 def forgive(replicas: Sequence[ReplicaState], candidates: Sequence[Candidate], now: float) -> None:
     """Let replicas that have long been idle look less slow, up to the best of the others."""
     for replica, candidate in zip(replicas, candidates, strict=True):
-        trust = replica.trust(now)
-        if trust < 1.0:
+        if not replica.sequences and (trust := replica.trust(now)) < 1.0:
             step_s = min(one.step_s for one in candidates)
             prefill_s = min(one.prefill_s for one in candidates)
             candidate.step_s = step_s + (candidate.step_s - step_s) * trust
