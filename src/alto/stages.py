@@ -12,9 +12,20 @@ import functools
 import inspect
 import re
 import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    overload,
+)
 
 from .annotations import LISTS, Unresolved, hints_of, stream_element, strip, type_name
 from .core.graph import BACKOFF_MAX_S, Default, Rules
@@ -203,10 +214,12 @@ class LM(Stage[P, R]):
 def batch_element(annotation: Any, default: Any = None) -> Any:
     """The `T` of the one `list[T]` layer that is the batch; `default` if there is none."""
     plain = strip(annotation)
-    origin = getattr(plain, "__origin__", plain)
-    if origin in LISTS:
-        arguments = getattr(plain, "__args__", ())
-        return arguments[0] if arguments else Any
+    if plain is Any:
+        return Any
+    for part in get_args(plain) if get_origin(plain) in (Union, types.UnionType) else (plain,):
+        origin, arguments = get_origin(part) or part, get_args(part)
+        if origin in LISTS:
+            return arguments[0] if arguments else Any
     return default
 
 

@@ -354,7 +354,7 @@ class Run:
                         raise
                 if execution.actions or self.barrier:
                     self.pump()
-                if len(ready) > before:
+                if len(ready) == before + 1:  # of several the first comes first, from the queue
                     following = ready[-1]
                     next_unit = units[following.use.index]
                     assert next_unit is not None

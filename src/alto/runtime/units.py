@@ -154,7 +154,8 @@ class Unit:
 
     def enqueue(self, run: Run, invocation: Invocation) -> None:
         """Put an invocation into the batch that is forming."""
-        key: Any = invocation.use if invocation.use.constants else self
+        use = invocation.use
+        key: Any = use if use.constants else _given(use)
         batch = self.batches.get(key)
         if batch is None:
             batch = self.batches[key] = Batch(self, key)
@@ -272,7 +273,7 @@ class BatchCall:
     ) -> list[Any]:
         unit = self.unit
         use: Use = started[0][1].use
-        lists: dict[str, Any] = {name: [] for name, _ in use.items if name is not None}
+        lists: dict[str, Any] = {name: [] for name in _given(use)}
         for run, invocation in started:
             arguments = run.execution.arguments(invocation, lambda feed: feed)
             for name in lists:
@@ -287,3 +288,9 @@ class BatchCall:
                 stage=unit.name,
             )
         return list(values)
+
+
+def _given(use: Use) -> tuple[str, ...]:
+    """The parameters that have another value for each item of a batch."""
+    items = [name for name, _ in use.items if name is not None]
+    return (*items, *(gather.parameter for gather in use.gathers))
