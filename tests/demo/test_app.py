@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from alto.core.calls import Call
 from alto.demo import app
-from alto.demo.app import BARRIER, STREAMING, demo, list_questions, plan, run_quietly
-from alto.demo.data import questions
+from alto.demo.app import BARRIER, STREAMING, Plan, demo, list_questions, plan, run_quietly
+from alto.demo.data import questions, recorded_text
 from alto.demo.factcheck import STAGES
 from alto.demo.timeline import Run
 from alto.engines.openai import OpenAI
+from alto.engines.recorded import Recorded
 from alto.errors import AltoError, ConfigError, EngineError
 from alto.testing.loop import run
 
@@ -132,6 +134,21 @@ def test_a_live_engine_may_be_asked_anything() -> None:
     assert chosen.notice == "tiny at http://localhost:8000/v1"
     assert plan("2", "http://localhost:8000/v1", "tiny").question == questions()[1].text
     assert plan(None, "http://localhost:8000/v1", "tiny").question == questions()[0].text
+
+
+def test_a_live_engine_is_woken_before_the_clock_starts() -> None:
+    asked: list[str] = []
+
+    def respond(call: Call) -> str:
+        asked.append(call.stage)
+        return recorded_text(call.stage, call.arguments) if call.stage else "Yes."
+
+    chosen = Plan(questions()[0].text, Recorded(fallback=respond), "a live one", live=True)
+    found = run(run_quietly(chosen, STREAMING))
+    assert asked[:2] == ["", "answer"]
+    assert found.spans[-1].stage == "tally"
+    assert {span.stage for span in found.spans} == set(STAGES)
+    assert min(span.start for span in found.spans) == 0.0
 
 
 def test_a_live_engine_needs_a_model() -> None:

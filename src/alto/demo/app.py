@@ -27,7 +27,7 @@ from rich.text import Text
 
 from ..config import Config
 from ..core.calls import Call
-from ..engines.protocol import EngineSpec
+from ..engines.protocol import Engine, EngineSpec
 from ..engines.recorded import Recorded
 from ..errors import ConfigError
 from ..runtime.embedded import Runtime
@@ -48,6 +48,14 @@ STREAMING = "streaming"
 BARRIER = "stage by stage"
 _PIPELINES = {STREAMING: factcheck, BARRIER: factcheck_by_stages}
 
+_RECORDED_NOTE = (
+    "The answer, its claims and the verdicts on them were recorded, not written now; the search is "
+    "real, and so is all that ALTO did. To ask a live model, and anything:"
+)
+_LIVE_NOTE = (
+    "The model was asked anew for each run: it may have written more in one than in the other, and "
+    "have found prompts of the first still in its cache in the second."
+)
 _FRAME_S = 1 / 15
 _INTERRUPTED = 130
 # Stages that take about a millisecond are known by the item that they give.
@@ -149,7 +157,10 @@ async def _run(chosen: Plan, title: str, follow: Follow) -> tuple[Board, Run]:
     board = Board(chosen.question, title=chosen.notice)
     config = Config(engines={ENGINE: watch.engine(chosen.engine)})
     async with Runtime(config) as runtime:
-        runtime.engine(ENGINE)  # opened before the clock starts: that is done once, not per request
+        # Opening an engine is done once, not for each request, so it is not on the clock.
+        engine = runtime.engine(ENGINE)
+        if chosen.live:
+            await _connect(engine)
         with follow(board, watch) as follower:
             watch.begin()
             events = runtime.stream(_PIPELINES[title], chosen.question)
@@ -164,6 +175,14 @@ async def _run(chosen: Plan, title: str, follow: Follow) -> tuple[Board, Run]:
             finally:
                 ticker.cancel()
     return board, Run(title, watch.spans)
+
+
+async def _connect(engine: Engine) -> None:
+    """One word from a live engine: the first call of all pays for connections and loading."""
+    call = Call(messages=[{"role": "user", "content": "Say yes."}], max_tokens=1)
+    async with aclosing(engine.stream(call)) as deltas:
+        async for _ in deltas:
+            pass
 
 
 async def _tick(draw: Callable[[], None]) -> None:
@@ -227,14 +246,9 @@ def _conclude(
     console.print(Bars(runs, STAGES))
     console.print()
     if chosen.live:
+        console.print(Text(_LIVE_NOTE, style="dim"))
         return
-    console.print(
-        Text(
-            "The answer, its claims and the verdicts on them were recorded, not written now; the "
-            "search is real, and so is all that ALTO did. To ask a live model, and anything:",
-            style="dim",
-        )
-    )
+    console.print(Text(_RECORDED_NOTE, style="dim"))
     console.print("  alto demo --engine URL --model NAME QUESTION", highlight=False)
 
 

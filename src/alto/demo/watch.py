@@ -29,7 +29,8 @@ class Watch:
         self._began: float | None = None
 
     def begin(self) -> None:
-        """The request starts now, inside the running loop."""
+        """The request starts now, inside the running loop; what was before does not count."""
+        self.spans.clear()
         self._began = asyncio.get_running_loop().time()
 
     def now(self) -> float:
