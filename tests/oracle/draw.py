@@ -70,6 +70,8 @@ def draw(seed: int, body: Body) -> Case:
         case.limits["scope_items"] = rng.choice((1, 1, 2, 5))
     case.stream = rng.random() < 0.6
     case.committed = case.stream and rng.random() < 0.2
+    if rng.random() < 0.2:
+        case.limits["scope_bytes"] = rng.choice((1, 100, 200))
     return case
 
 

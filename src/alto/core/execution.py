@@ -220,7 +220,7 @@ class Execution:
             self._drain()
         if invocation.state is not State.RUNNING:
             return False
-        if scope.live >= scope.limit or scope.bytes >= self.limits.scope_bytes:
+        if scope.live >= scope.limit or pressure.heavy(self, scope):
             return pressure.may_run_ahead(self, invocation, scope)
         return True
 
@@ -303,6 +303,7 @@ class Execution:
     def cancel(self, error: BaseException) -> None:
         """The caller gives up."""
         self.fail(error)
+        self._let_go()
 
     def fail(self, error: BaseException) -> None:
         """End the request with an error: stop everything."""
@@ -384,8 +385,7 @@ class Execution:
         except Forgotten:
             pressure.forgotten(self, None)
         if self.finished:
-            work.clear()
-            moves.clear()
+            self._let_go()
         elif not self.open_outputs and not self.reruns:
             self._finish(None)
         elif self.paused and self.running <= self.idle and self.client_room:
@@ -436,6 +436,22 @@ class Execution:
         self.actions.append(Finish(error))
         if error is not None and not isinstance(error, AltoError):
             self.error = error
+
+    def _let_go(self) -> None:
+        """The request is over. The tree refers to itself: its values would else stay until some
+        garbage collection comes by."""
+        self._work.clear()
+        self._moves.clear()
+        self.retired.clear()
+        self.client.clear()
+        self.awaiting.clear()
+        self.committed_places.clear()
+        root = self.root
+        root.vals = []
+        root.scopes = root.invocations = root.feeds = root.merged = None
+        for feed in self.outputs:
+            feed.cursor.nodes.clear()
+            feed.given.clear()
 
 
 __all__ = ["ACTIVE", "END", "WAIT", "Execution", "Invocation", "Limits", "State"]

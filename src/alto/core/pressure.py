@@ -21,10 +21,17 @@ if TYPE_CHECKING:
     from .execution import Execution
 
 
+def heavy(execution: Execution, scope: Scope) -> bool:
+    """Whether the bytes that are held are a reason to pause a producer. Half of what a request may
+    hold is kept free for what its items turn into."""
+    limits = execution.limits
+    return scope.bytes >= limits.scope_bytes or execution.bytes > limits.request_bytes // 2
+
+
 def may_run_ahead(execution: Execution, invocation: Invocation, scope: Scope) -> bool:
     """A full scope: its producer goes on only if somebody waits at its end."""
     waited_for = any(feed.hungry or is_list(feed) for feed in scope.waiters)
-    if execution.bytes > execution.limits.request_bytes:
+    if waited_for and execution.bytes > execution.limits.request_bytes:
         over_limit(execution, invocation)
         return False
     if waited_for and execution.client_room:
@@ -71,6 +78,9 @@ def grow(execution: Execution) -> None:
         return
     smallest = min(execution.paused, key=lambda p: (p.scope.limit if p.scope else 0, p.use.index))
     assert smallest.scope is not None
+    if execution.bytes > execution.limits.request_bytes:
+        over_limit(execution, smallest)
+        return
     smallest.scope.limit = max(smallest.scope.limit, smallest.scope.live) * 2
     resume(execution, smallest)
 
@@ -129,7 +139,7 @@ def spend(execution: Execution, node: Node) -> None:
             scope.children[node.key] = None
         if scope.paused and scope.live <= scope.limit // 2:
             producer = scope.producer
-            if producer is not None and scope.bytes < execution.limits.scope_bytes:
+            if producer is not None and not heavy(execution, scope):
                 resume(execution, producer)
         if not scope_spent(execution, scope):
             return
