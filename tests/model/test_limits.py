@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -273,10 +274,8 @@ def test_results_of_many_requests_are_let_go() -> None:
                 assert await runtime.call(p, x) == 1_000_000
             assert runtime.open_requests == 0
 
-    import tracemalloc
-
     tracemalloc.start()
     run_virtually(main())
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 20_000_000
+    assert peak < 10_000_000

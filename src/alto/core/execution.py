@@ -384,10 +384,10 @@ class Execution:
                     feeding.move(self, moves.popleft())
         except Forgotten:
             pressure.forgotten(self, None)
+        if not self.finished and not self.open_outputs and not self.reruns:
+            self._finish(None)
         if self.finished:
             self._let_go()
-        elif not self.open_outputs and not self.reruns:
-            self._finish(None)
         elif self.paused and self.running <= self.idle and self.client_room:
             pressure.grow(self)
 
