@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections.abc as cabc
 import functools
 import inspect
+import sys
 import types
 import typing
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -131,7 +132,9 @@ def hints_of(function: Callable[..., Any], frame_locals: dict[str, Any] | None) 
     An annotation that cannot be resolved becomes `Unresolved`: a name may be defined later.
     """
     target = annotated(function)
-    globals_ = getattr(inspect.unwrap(target), "__globals__", {})
+    globals_ = getattr(inspect.unwrap(target), "__globals__", None)
+    if globals_ is None:
+        globals_ = vars(sys.modules.get(getattr(target, "__module__", ""), typing))
     parameters = {p.__name__: p for p in getattr(target, "__type_params__", ())}
     names = {**(frame_locals or {}), **parameters}
     raw = getattr(target, "__annotations__", {})
@@ -290,7 +293,7 @@ def _fields_fit(source: type, target: type) -> bool:
     """Whether one TypedDict has all the fields of another. `issubclass` refuses to say."""
     if source is target or not typing.is_typeddict(source):
         return source is target
-    given, wanted = source.__annotations__, target.__annotations__
+    given, wanted = hints_of(source, None), hints_of(target, None)
     return all(name in given and assignable(given[name], kind) for name, kind in wanted.items())
 
 
