@@ -1,0 +1,1 @@
+"""The headline experiment: how much load at the same latency, against systems without streaming."""

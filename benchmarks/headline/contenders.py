@@ -1,0 +1,97 @@
+"""Who is compared: the same pipeline, the same servers, another way to run them.
+
+    deployed   a barrier after every stage; each LM stage has replicas of its own
+    pooled     a barrier after every stage; all replicas serve all stages
+    alto       streaming, all replicas serve all stages, prompt-aware; and with a mechanism off
+
+Within a stage every contender runs all calls of a request side by side. The contenders without
+ALTO's scheduler send a call on at once, to the next replica in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from alto import Config, Simulated
+from alto.core.replicas import Limits
+from alto.engines.pool import Pool
+from alto.engines.protocol import Engine
+
+from .settings import TABLE
+
+NO_WAITING = Limits(sequences_start=1 << 20, sequences_max=1 << 20, prefill_wait_s=1e9)
+"""A pool that sends every call on at once: its replicas never count as full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Simulated servers behind a pool with limits of its own."""
+
+    spec: Simulated
+    limits: Limits | None
+
+    def open(self, name: str) -> Engine:
+        return Pool(
+            name,
+            self.spec.open_replicas(name),
+            policy=self.spec.policy,
+            seed=self.spec.seed,
+            limits=self.limits,
+            continue_final_message=True,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One way to run a pipeline. `split` gives each LM stage replicas of its own."""
+
+    name: str
+    streaming: bool = True
+    policy: str = "prompt-aware"
+    late: bool = True
+    """Calls wait in the pool until a replica has room."""
+    split: Mapping[str, int] = field(default_factory=dict)
+
+    def engines(self, stages: tuple[str, ...]) -> dict[str, str]:
+        """The engine of each LM stage."""
+        return {stage: stage if self.split else "chat" for stage in stages}
+
+    def config(self, respond: Any, engine: Mapping[str, Any]) -> Config:
+        """Its servers."""
+        sizes = self.split or {"chat": engine["replicas"]}
+        spec = Simulated(**{**engine, "policy": self.policy, "respond": respond, "replicas": 1})
+        limits = None if self.late else NO_WAITING
+        return Config(
+            engines={
+                name: Servers(replace(spec, replicas=count), limits)
+                for name, count in sizes.items()
+            }
+        )
+
+
+ALTO = Contender("alto")
+POOLED = Contender("pooled", streaming=False, policy="round-robin", late=False)
+ABLATIONS = (
+    Contender("alto, no streaming", streaming=False),
+    Contender("alto, round-robin", policy="round-robin"),
+    Contender("alto, least-outstanding", policy="least-outstanding"),
+    Contender("alto, prefix-affinity", policy="prefix-affinity"),
+    Contender("alto, calls sent on at once", late=False),
+    Contender("alto, round-robin, sent on at once", policy="round-robin", late=False),
+)
+
+
+def deployed(split: Mapping[str, int], name: str = "deployed") -> Contender:
+    """The deployment with so many replicas for each stage."""
+    return Contender(name, streaming=False, policy="round-robin", late=False, split=split)
+
+
+def equal_split(stages: tuple[str, ...], replicas: int) -> dict[str, int]:
+    """As equal as can be; what is over goes to the last stages."""
+    each, over = divmod(replicas, len(stages))
+    return {stage: each + (at >= len(stages) - over) for at, stage in enumerate(stages)}
+
+
+ENGINE: dict[str, Any] = TABLE["engine"]

@@ -1,0 +1,80 @@
+"""One contender under one load, and the load at which its mean latency is L."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from types import ModuleType
+from typing import Any
+
+from alto.simulation import Poisson, simulate
+
+from . import texts
+from .contenders import ENGINE, Contender
+from .settings import TABLE
+
+SEED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One contender at one rate: seconds, over the requests that came after the warm-up."""
+
+    rate: float
+    requests: int
+    mean_s: float
+    p50_s: float
+    p99_s: float
+    first_s: float
+    """Median time to the first verdict."""
+    busy: float
+    """Part of the time that replicas were at work."""
+    hit_rate: float
+    cpu_s: float
+
+
+def run(
+    shape: ModuleType,
+    contender: Contender,
+    rate: float,
+    *,
+    engine: Mapping[str, Any] = ENGINE,
+    duration: float = TABLE["load"]["duration_s"],
+    warmup: float = TABLE["load"]["warmup_s"],
+    seed: int = SEED,
+) -> Point:
+    """Simulate; a request that fails is an error of the experiment."""
+    began = time.process_time()
+    inputs = [record.turn() for record in texts.records()]
+    Random(seed).shuffle(inputs)
+    report = simulate(
+        shape.build(contender.engines(shape.LM_STAGES)),
+        inputs,
+        arrivals=Poisson(rate, seed),
+        duration=duration,
+        config=contender.config(shape.respond, engine),
+        streaming=contender.streaming,
+    )
+    if report.errors:
+        raise report.errors[0]
+    counted = [each for each in report.requests if each.arrival >= warmup]
+    times = sorted(each.latency for each in counted if each.latency is not None)
+    first = [each.first["verdicts"] - each.arrival for each in counted if "verdicts" in each.first]
+    engines = report.engines.values()
+    replicas = sum(each.replicas for each in engines)
+    queries = sum(each.cache_queries for each in engines)
+    return Point(
+        rate,
+        len(times),
+        statistics.fmean(times),
+        statistics.median(times),
+        times[max(0, math.ceil(0.99 * len(times)) - 1)],
+        statistics.median(first),
+        sum(each.busy_seconds for each in engines) / (replicas * report.end),
+        sum(each.cache_hits for each in engines) / queries if queries else 0.0,
+        time.process_time() - began,
+    )
