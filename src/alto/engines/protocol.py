@@ -15,10 +15,14 @@ What an engine promises:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Protocol, runtime_checkable
 
 from ..core.calls import Call, Delta
+
+Take = Callable[[Delta], "bool | Awaitable[bool]"]
+"""Takes one piece of text and must not raise. It answers True for more, False for enough, or
+something to wait for before more can be taken, with the same answer."""
 
 
 @runtime_checkable

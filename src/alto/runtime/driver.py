@@ -324,7 +324,7 @@ class Run:
             unit = units[invocation.use.index]
             assert unit is not None
             execution.now = time()
-            if self.holds(invocation):
+            if place < 0 and self.holds(invocation):
                 continue
             if unit.plain and not invocation.feeds:
                 if not execution.started(invocation):

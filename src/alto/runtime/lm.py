@@ -8,14 +8,16 @@ where the earlier one was, as far as the characters agree, so equal text keeps i
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from ..core.calls import Call, Delta, Message
-from ..core.execution import Invocation, State
+from ..core.cut import Cutter
+from ..core.execution import Invocation
 from ..core.scope import PENDING
 from ..core.think import ThinkSplitter
+from ..engines.protocol import Engine, Take
 from ..errors import EngineError, ParseError, StageError
 from ..stages import LM
 from ..structs import Reader
@@ -37,7 +39,7 @@ async def call(run: Run, unit: Unit, invocation: Invocation, arguments: dict[str
     template = _call(run, stage, invocation, arguments, messages, reader)
     reading = _Reading(run, unit, invocation, reader)
     for attempt in range(1, PARSE_TRIES + 1):
-        error = await reading.read(_with_engines(run, stage, template))
+        error = await reading.read(stage, template)
         if reading.stopped:
             return
         if error is None:
@@ -97,22 +99,37 @@ def _call(
     )
 
 
-async def _with_engines(
-    run: Run, stage: LM[Any, Any], template: Call
-) -> AsyncGenerator[Delta, None]:
-    """The deltas of the first engine that answers; the next one when an engine fails at once."""
+async def _read(run: Run, stage: LM[Any, Any], template: Call, take: Take) -> None:
+    """Read the first engine that answers; the next one when an engine fails before its first
+    piece."""
     for position, name in enumerate(stage.engines):
         engine = run.runtime.engine(name, stage.name)
         begun = False
+
+        def noted(delta: Delta) -> bool | Awaitable[bool]:
+            nonlocal begun
+            begun = True
+            return take(delta)
+
+        last = position == len(stage.engines) - 1
         try:
-            async with aclosing(engine.stream(template)) as deltas:
-                async for delta in deltas:
-                    begun = True
-                    yield delta
+            await _pieces(engine, template, take if last else noted)
             return
         except EngineError:
-            if begun or position == len(stage.engines) - 1:
+            if begun or last:
                 raise
+
+
+async def _pieces(engine: Engine, template: Call, take: Take) -> None:
+    read = getattr(engine, "read", None)
+    if read is not None:
+        await read(template, take)
+        return
+    async with aclosing(engine.stream(template)) as deltas:
+        async for delta in deltas:
+            going = take(delta)
+            if going is not True and (going is False or not await going):
+                return
 
 
 class _Reading:
@@ -129,43 +146,89 @@ class _Reading:
         self.kept = ""
         self.truncated = False
         self.stopped = False
-        self.key = (invocation.use.name, invocation.path)
+        self.failed: Exception | None = None
+        self.pieces: list[str] = []
+        self.finish_reason: str | None = None
+        self.cutter: Cutter[Any] = reader.new()
+        self.think: ThinkSplitter | None = None
         self.recut = (
             Recut(_earlier(invocation))
             if unit.fans_out and unit.stage.item_type is str and invocation.attempt > 1
             else None
         )
 
-    async def read(self, deltas: AsyncGenerator[Delta, None]) -> ParseError | None:
+    async def read(self, stage: LM[Any, Any], template: Call) -> ParseError | None:
         """One answer of an engine. The error says why it cannot be read to its end."""
-        cutter = self.reader.new()
-        think = ThinkSplitter()
-        pieces: list[str] = []
-        finish: str | None = None
-        async with aclosing(deltas):
-            async for delta in deltas:
-                text, reasoning = think.feed(delta.text) if delta else ("", "")
-                if delta.reasoning or reasoning:
-                    self._reason(delta.reasoning + reasoning)
-                if text:
-                    pieces.append(text)
-                    if not await self._pass(cutter.feed(text)):
-                        return None
-                if delta.finish_reason is not None:
-                    finish = delta.finish_reason
-                if delta.usage is not None:
-                    self.run.usage = self.run.usage + delta.usage
-                if cutter.error is not None:
-                    break
-        text, reasoning = think.finish()
+        self.cutter = self.reader.new()
+        self.pieces = []
+        self.think = None
+        self.finish_reason = None
+        await _read(self.run, stage, template, self.take)
+        if self.failed is not None:
+            raise self.failed
+        if self.stopped:
+            return None
+        return await self._end()
+
+    def take(self, delta: Delta) -> bool | Awaitable[bool]:
+        """One piece. Nearly all are plain text: this runs once a token."""
+        if delta.finish_reason is not None or delta.reasoning or delta.usage is not None:
+            self._note(delta)
+        text: str = delta
+        if self.think is not None or "<" in delta:
+            text = self._without_thinking(delta.text)
+        if not text:
+            return True
+        self.pieces.append(text)
+        if not self.fans_out:
+            return True
+        try:
+            items = self.cutter.feed(text)
+            if items and not self._give(items):
+                return self._wait(items)
+        except Exception as error:  # ours, not the engine's: it must not be tried elsewhere
+            self.failed = error
+            return False
+        return self.cutter.error is None
+
+    def _note(self, delta: Delta) -> None:
+        """What a piece carries besides text."""
+        if delta.reasoning:
+            self._reason(delta.reasoning)
+        if delta.finish_reason is not None:
+            self.finish_reason = delta.finish_reason
+        if delta.usage is not None:
+            self.run.usage = self.run.usage + delta.usage
+
+    def _without_thinking(self, text: str) -> str:
+        if self.think is None:
+            self.think = ThinkSplitter()
+            if self.pieces:
+                self.think.feed(self.pieces[-1])  # it has seen text before
+        text, reasoning = self.think.feed(text)
         if reasoning:
             self._reason(reasoning)
-        if text and cutter.error is None:
-            pieces.append(text)
-            if not await self._pass(cutter.feed(text)):
-                return None
-        self.text = "".join(pieces)
-        self.truncated = finish == "length"
+        return text
+
+    async def _end(self) -> ParseError | None:
+        """The text has ended: read what is left of it."""
+        cutter = self.cutter
+        if self.think is not None:
+            text, reasoning = self.think.finish()
+            if reasoning:
+                self._reason(reasoning)
+            if text:
+                self.pieces.append(text)
+                if (
+                    self.fans_out
+                    and cutter.error is None
+                    and not await self._pass(cutter.feed(text))
+                ):
+                    return None
+        self.text = "".join(self.pieces)
+        self.truncated = self.finish_reason == "length"
+        if not self.fans_out and not await self._pass(cutter.feed(self.text)):
+            return None
         if cutter.error is None and not await self._pass(cutter.finish(self.truncated)):
             return None
         self.kept = self.text[: cutter.settled] if self.fans_out else ""
@@ -173,33 +236,47 @@ class _Reading:
 
     async def _pass(self, items: list[Any]) -> bool:
         """Hand items to the core; False when the attempt is over."""
-        if self.invocation.state is not State.RUNNING:
-            self.stopped = True
-            return False
         if not items:
             return True
         if not self.fans_out:
             self.value = items[0]
             return True
-        if self.recut is not None:
-            items = [piece for item in items for piece in self.recut.feed(item)]
-        return await self._give(items)
+        return self._give(items) or await self._wait(items)
 
-    async def _give(self, items: list[Any]) -> bool:
+    def _give(self, items: list[Any]) -> bool:
+        """Hand on items as far as the core takes them; those that it has not taken stay in the
+        list. False: wait, then go on."""
         run, invocation = self.run, self.invocation
-        for item in items:
-            run.execution.now = run.loop.time()
-            go_on = run.execution.give(invocation, item)
-            if run.execution.actions or run.execution.ready:
+        execution = run.execution
+        if self.recut is not None:
+            items[:] = [piece for item in items for piece in self.recut.feed(item)]
+        execution.now = run.loop.time()
+        for taken, item in enumerate(items, 1):
+            go_on = execution.give(invocation, item)
+            if execution.actions or execution.ready:
                 run.pump()
-            if not go_on and not await run.gate(invocation):
-                self.stopped = True
+            if not go_on:
+                del items[:taken]
                 return False
         return True
 
+    async def _wait(self, items: list[Any]) -> bool:
+        """Wait until the core takes more, and give it the rest; False when the attempt is over."""
+        run, invocation = self.run, self.invocation
+        while await run.gate(invocation):
+            if not items:
+                return True
+            go_on = run.execution.give(invocation, items.pop(0))
+            run.pump()
+            if go_on and not items:
+                return True
+        self.stopped = True
+        return False
+
     def _reason(self, text: str) -> None:
         run = self.run
-        run.reasoning[self.key] = run.reasoning.get(self.key, "") + text
+        key = (self.invocation.use.name, self.invocation.path)
+        run.reasoning[key] = run.reasoning.get(key, "") + text
         run.progress(self.invocation, "reasoning", text)
 
     def again(self, messages: list[Message]) -> list[Message]:
