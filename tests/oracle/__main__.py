@@ -25,9 +25,8 @@ def main() -> None:
                 runs += WAYS[way](seed)
             except Exception as error:
                 wrong += 1
-                print(
-                    f"seed {seed}, {way}: {type(error).__name__} {str(error)[: 3000 if count == 1 else 300]}\n"
-                )
+                text = str(error)[: 3000 if count == 1 else 300]
+                print(f"seed {seed}, {way}: {type(error).__name__} {text}\n")
                 if count == 1:
                     traceback.print_exc()
     print(f"{count} cases, {runs} invocations, {wrong} wrong")

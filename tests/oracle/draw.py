@@ -69,7 +69,7 @@ def draw(seed: int, body: Body) -> Case:
     if rng.random() < 0.5:
         case.limits["scope_items"] = rng.choice((1, 1, 2, 5))
     case.stream = rng.random() < 0.6
-    case.committed = case.stream and rng.random() < 0.2
+    case.committed = case.stream and rng.random() < 0.4
     if rng.random() < 0.2:
         case.limits["scope_bytes"] = rng.choice((1, 100, 200))
     return case
@@ -154,6 +154,8 @@ class _Wiring:
     def _stage(self) -> None:
         rng = self.rng
         main = rng.choice(self.flows)
+        if rng.random() < 0.25:
+            main = max(self.flows, key=lambda flow: flow._core.level.depth)
         level = main._core.level
         item = rng.random() < 0.75 and level.is_under(self._base())
         parameters: list[tuple[str, str]] = []

@@ -13,10 +13,10 @@ they need, by recursion over the graph:
   after the items it gave. `drop` makes that absence, `Default` puts values there.
 * `either` is the first argument that is not absent; `where` and the like apply a function.
 
-What time may decide is kept apart. A failure that an output needs *must* fail the request. One that
-is only met by work that somebody asked for at some time (all of it is evaluated here, wanted or
-not) *may* fail it: work that nobody wants any more is stopped, but perhaps not soon enough. With one
-argument absent and another failed, whichever is seen first decides. The order in which an
+What time may decide is kept apart. A failure that an output needs *must* fail the request. One
+that is only met by work that somebody asked for at some time (all of it is evaluated here, wanted
+or not) *may* fail it: work that nobody wants any more is stopped, but perhaps not soon enough. With
+one argument absent and another failed, whichever is seen first decides. The order in which an
 `AsCompleted` brings things is free, so one that is read in part may meet a failure or not.
 """
 

@@ -7,6 +7,7 @@ The functions under the stages follow the same script as the puppets do, with `a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -128,10 +129,8 @@ async def _given_up(runtime: alto.Runtime, case: Case) -> None:
         except (asyncio.CancelledError, alto.StageError):
             assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
         return
-    try:
+    with contextlib.suppress(alto.DeadlineExceeded, alto.StageError):
         await runtime.call(case.pipeline, **case.arguments, timeout=after)
-    except (alto.DeadlineExceeded, alto.StageError):
-        pass
 
 
 def _nothing_left(runtime: alto.Runtime) -> None:

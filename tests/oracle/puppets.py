@@ -92,6 +92,11 @@ class Puppets:
             if self.steps_left < 0:
                 raise Stuck("it does not come to an end")
 
+        while self.heap:  # what is said after the end is heard by nobody
+            _, _, _, run, answer = heapq.heappop(self.heap)
+            run.step(answer)
+            assert not execution.take_actions()
+
     def later(self, delay: float, run: _Run, answer: Any = None) -> None:
         self.serial += 1
         entry = (self.execution.now + delay, self.rng.random(), self.serial, run, answer)
@@ -109,7 +114,8 @@ class Puppets:
         elif isinstance(action, Stop):
             stopped = self.alive.pop(action.invocation, None)
             assert stopped is not None, f"{action.invocation} was stopped but never started"
-            stopped.dead = True
+            stopped.ghost = True  # it may go on for a while, as a thread does
+            stopped.dead = self.rng.random() < 0.5
         elif isinstance(action, Go):
             self.alive[action.invocation].go()
         elif isinstance(action, Wake):
@@ -129,12 +135,13 @@ class Puppets:
 class _Run:
     """One attempt under way."""
 
-    __slots__ = ("dead", "feeds", "invocation", "paused", "script", "waits", "world")
+    __slots__ = ("dead", "feeds", "ghost", "invocation", "paused", "script", "waits", "world")
 
     def __init__(self, world: Puppets, invocation: Invocation) -> None:
         self.world = world
         self.invocation = invocation
         self.dead = False
+        self.ghost = False
         self.paused = False
         self.waits: Feed | None = None
         self.feeds: dict[str, Feed] = {}
@@ -176,7 +183,10 @@ class _Run:
                     answer = END
             elif isinstance(step, Give):
                 if not execution.give(self.invocation, step.value):
-                    self.paused = True
+                    if not self.ghost:
+                        self.paused = True
+                        return
+                    self.world.later(0.0, self)
                     return
             else:
                 self.world.later(step.seconds, self)
@@ -184,7 +194,8 @@ class _Run:
 
     def over(self) -> None:
         self.dead = True
-        del self.world.alive[self.invocation]
+        if not self.ghost:
+            del self.world.alive[self.invocation]
 
     def go(self) -> None:
         assert self.paused, f"{self.invocation} was told to go on but was not paused"

@@ -43,7 +43,15 @@ def may_run_ahead(execution: Execution, invocation: Invocation, scope: Scope) ->
     if invocation.due is not None and invocation.stalled is None:
         invocation.stalled = execution.now
     execution._drain()
-    return not invocation.paused
+    if invocation.paused:
+        return False
+    # It was not told to pause yet, so it must not be told to go on.
+    execution.actions = [
+        action
+        for action in execution.actions
+        if not (type(action) is Go and action.invocation is invocation)
+    ]
+    return invocation.state is State.RUNNING
 
 
 def resume(execution: Execution, invocation: Invocation) -> None:
