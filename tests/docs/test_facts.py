@@ -61,3 +61,14 @@ def test_the_pictures_are_those_that_the_code_draws() -> None:
     drawn["timeline.svg"] = tool("make_timeline").picture()
     stale = [name for name, text in drawn.items() if text != (IMAGES / name).read_text("utf-8")]
     assert stale == [], "python tools/make_pictures.py; python tools/make_timeline.py"
+
+
+def test_the_times_on_the_page_of_the_demo_are_those_in_the_picture() -> None:
+    picture = (IMAGES / "timeline.svg").read_text("utf-8")
+    page = " ".join((ROOT / "docs" / "howto" / "demo.md").read_text("utf-8").split())
+    streaming, _, barrier = picture.partition("A barrier after each stage")
+    shown = [*re.findall(r"verdicts? (\d\.\d\d)", streaming)]
+    between = re.search(r"verdicts (\d\.\d\d) to (\d\.\d\d) s", barrier)
+    assert between is not None
+    assert f"first verdict after {shown[0]} s instead of {between[1]} s" in page
+    assert f"last verdict after {shown[1]} s instead of {between[2]} s" in page
