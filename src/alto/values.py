@@ -67,8 +67,11 @@ def encode(value: Any) -> bytes:
 
 def size_of(value: Any) -> int:
     """About how many bytes the value holds. Cheap before exact: a string is its length."""
-    if isinstance(value, str | bytes | bytearray):
+    kind = type(value)
+    if kind is str or kind is bytes:  # asked of every item: the usual kinds come first
         return len(value)
+    if kind is int or kind is float or kind is bool or value is None:
+        return _WORD
     return _size(value, SIZE_DEPTH_MAX, [SIZE_VISITS_MAX])
 
 

@@ -39,6 +39,9 @@ class Usage:
         )
 
 
+_new_text = str.__new__
+
+
 class Delta(str):
     """A piece of LM text: the text itself is the string, so `"".join(deltas)` is the answer.
 
@@ -47,12 +50,11 @@ class Delta(str):
     and `usage` stand on the last delta only.
     """
 
-    __slots__ = ("finish_reason", "reasoning", "tool_calls", "usage")
-
-    reasoning: str
-    tool_calls: Sequence[Mapping[str, Any]]
-    finish_reason: str | None
-    usage: Usage | None
+    # Most deltas are text and nothing else: what they lack stands here, once for all of them.
+    reasoning: str = ""
+    tool_calls: Sequence[Mapping[str, Any]] = ()
+    finish_reason: str | None = None
+    usage: Usage | None = None
 
     def __new__(
         cls,
@@ -62,11 +64,15 @@ class Delta(str):
         finish_reason: str | None = None,
         usage: Usage | None = None,
     ) -> Delta:
-        self = super().__new__(cls, text)
-        self.reasoning = reasoning
-        self.tool_calls = tool_calls
-        self.finish_reason = finish_reason
-        self.usage = usage
+        self = _new_text(cls, text)
+        if reasoning:
+            self.reasoning = reasoning
+        if tool_calls:
+            self.tool_calls = tool_calls
+        if finish_reason is not None:
+            self.finish_reason = finish_reason
+        if usage is not None:
+            self.usage = usage
         return self
 
     @property
