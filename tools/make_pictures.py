@@ -11,6 +11,7 @@ Always true: the same code gives the same bytes.
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -54,13 +55,13 @@ class Ran:
 
 
 @stage
-async def sentences(question: Question) -> Stream[Line]:
+async def sentences(question: Question) -> AsyncIterator[Line]:
     for k in range(len(SHAPE)):
         yield Line((*question.at, k))
 
 
 @stage
-async def claims(sentence: Line) -> Stream[Claim]:
+async def claims(sentence: Line) -> AsyncIterator[Claim]:
     for k in range(SHAPE[sentence.at[-1]]):
         yield Claim((*sentence.at, k))
 
@@ -178,7 +179,9 @@ def _panel(title: str, runs: list[Ran], left: float) -> list[str]:
 def _arc(start: tuple[float, float], end: tuple[float, float], kind: str) -> str:
     (x1, y1), (x2, y2) = start, end
     bend = 20 if x1 >= x2 else -20
-    return f'<path class="{kind}" d="M{x1} {y1} Q{(x1 + x2) / 2 + bend} {(y1 + y2) / 2} {x2} {y2}"/>'
+    return (
+        f'<path class="{kind}" d="M{x1} {y1} Q{(x1 + x2) / 2 + bend} {(y1 + y2) / 2} {x2} {y2}"/>'
+    )
 
 
 def _legend() -> list[str]:
@@ -195,7 +198,9 @@ def _legend() -> list[str]:
 
 
 def _text(x: float, y: float, content: str, classes: str, anchor: str = "start") -> str:
-    return f'<text x="{x}" y="{y}" class="{classes}" text-anchor="{anchor}">{escape(content)}</text>'
+    return (
+        f'<text x="{x}" y="{y}" class="{classes}" text-anchor="{anchor}">{escape(content)}</text>'
+    )
 
 
 def pictures() -> dict[str, str]:

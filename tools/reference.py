@@ -238,8 +238,10 @@ def parameters(given: list[inspect.Parameter]) -> list[str]:
 
 
 def parameter_text(parameter: inspect.Parameter) -> str:
-    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-    text = stars + parameter.name
+    stars = 2 * (parameter.kind is parameter.VAR_KEYWORD) or int(
+        parameter.kind is parameter.VAR_POSITIONAL
+    )
+    text = "*" * stars + parameter.name
     if parameter.annotation is not parameter.empty:
         text += f": {annotation(parameter.annotation)}"
     if parameter.default is not parameter.empty:
@@ -257,7 +259,8 @@ def result(found: inspect.Signature) -> str:
 def annotation(given: Any) -> str:
     if isinstance(given, str):
         return given
-    return getattr(given, "__name__", None) or str(given).replace("typing.", "")
+    name: str = getattr(given, "__name__", "") or str(given).replace("typing.", "")
+    return name
 
 
 # ---------------------------------------------------------------- docstrings

@@ -37,4 +37,7 @@ def test_output_is_compared_and_dots_stand_for_anything() -> None:
 
 def test_a_command_goes_on_after_a_backslash_and_is_followed_by_its_output() -> None:
     text = "$ alto one \\\n    two\nout\n$ alto three\n"
-    assert commands(Block("console", "", text, 1)) == [("alto one two", "out\n"), ("alto three", "")]
+    assert commands(Block("console", "", text, 1)) == [
+        ("alto one two", "out\n"),
+        ("alto three", ""),
+    ]
