@@ -99,6 +99,7 @@ class Interpreter:
         self.runs: dict[tuple[Use, Place], Run] = {}
         self.values: dict[tuple[Flow, Place], Any] = {}
         self.places: dict[tuple[Level, Place], list[Place]] = {}
+        self.perhaps: list[Failure] = []  # met by an operator that also had an absent argument
 
     def expect(self, arguments: Mapping[str, Any]) -> Expected:
         for name, flow in self.graph.parameters.items():
@@ -124,6 +125,7 @@ class Interpreter:
                 met = self.run(use, place).met
                 if met is not None:
                     yield met
+        yield from self.perhaps
 
     def all_places(self, level: Level) -> Iterator[Place]:
         if level.parent is None:
@@ -211,9 +213,11 @@ class Interpreter:
         values = [self.value(flow, place.up_to(flow.level)) for _, flow in use.items]
         if use.kind is Kind.EITHER:
             return next((value for value in values if value is not ABSENT), ABSENT)
-        if any(value is ABSENT for value in values):
-            return ABSENT
         failure = _together(values)
+        if any(value is ABSENT for value in values):
+            if failure is not None:
+                self.perhaps.append(failure)
+            return ABSENT
         if failure is not None:
             return failure
         assert use.function is not None
