@@ -1,8 +1,8 @@
 """A grounded chatbot with two branches that run side by side (the shape of WikiChat).
 
-    turn ─┬▶ search_query ─▶ retrieve ─▶ summarize ──────────┐
-          │                                                  ├─ merge ─▶ first_ten ─▶ draft ─▶ refine
-          └▶ generate ─▶ split ─▶ evidence ─▶ verify ─ where ┘
+    turn ─┬▶ search_query ─▶ retrieve ─▶ summarize ─────────┐
+          │                                                 ├ merge ─▶ first_ten ─▶ draft ─▶ refine
+          └▶ generate ─▶ split ─▶ evidence ─▶ verify ─ where┘
 
 The left branch asks Wikipedia what it knows; the right one lets the LM answer freely, splits that
 into claims and keeps the supported ones. `merge` puts the search results first and the claims after

@@ -94,7 +94,7 @@ def simulate(
     """Put load on PIPELINE (module:object) on virtual time: how many GPUs does it need?
 
     LM stages are answered with made-up text of their return type at the speed of a measured GPU
-    profile; everything else is your code. Engines that the configuration simulates stay as they are.
+    profile; everything else is your code. Engines that the configuration simulates stay so.
 
     \b
     alto simulate app:factcheck "Who was first?" --rate 4 --replicas 4
