@@ -380,3 +380,26 @@ def test_a_value_that_stands_for_nothing_any_more_reaches_no_join() -> None:
 
     assert told(events_of(p, "q"))[-2:] == [((1,), None, "withdrawn"), ((2,), None, "withdrawn")]
     assert call(p, "q") == ["aA"]
+
+
+@pytest.mark.parametrize("attempts", ATTEMPTS.values(), ids=ATTEMPTS.keys())
+def test_what_is_held_no_longer_cannot_be_run_again(attempts: list[list[str | None]]) -> None:
+    world = World(attempts)
+    writes, works, reads = world.writes(), world.works(), world.reads()
+
+    @pipeline
+    def p(x: str):
+        worked = works(writes(x))
+        return {"read": reads(worked), "worked": worked}
+
+    async def main() -> Any:
+        config = alto.Config(limits=alto.Limits(replay_bytes=0))
+        async with alto.Runtime(config) as runtime:
+            return await runtime.call(p, "q")
+
+    if attempts == ATTEMPTS["empty at first"]:
+        assert run_virtually(main())["worked"] == ["A", "B"]
+        return
+    with pytest.raises(alto.StageError) as caught:
+        run_virtually(main())
+    assert "is no longer held (replay_bytes=0). Raise [limits] replay_bytes" in str(caught.value)

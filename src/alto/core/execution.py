@@ -25,6 +25,7 @@ The driver sets `now` before it calls in, works off `ready` and `actions`, and c
 
 from __future__ import annotations
 
+import functools
 import heapq
 import random
 from collections import deque
@@ -215,8 +216,11 @@ class Execution:
             return True
         scope = invocation.scope
         assert scope is not None
-        lifecycle.append(self, invocation, scope, value)
-        if self._work:
+        try:
+            lifecycle.append(self, invocation, scope, value)
+        except Forgotten:
+            pressure.forgotten(self, None)
+        if self._work or self.finished:
             self._drain()
         if invocation.state is not State.RUNNING:
             return False
@@ -238,7 +242,7 @@ class Execution:
             )
         else:
             lifecycle.leave_running(self, invocation, State.DONE)
-            lifecycle.close(self, invocation, None)
+            self._or_forgotten(lambda: lifecycle.close(self, invocation, None))
         self._drain()
 
     def done(self, invocation: Invocation, value: Any) -> None:
@@ -256,7 +260,10 @@ class Execution:
             )
         else:
             lifecycle.leave_running(self, invocation, State.DONE)
-            lifecycle.put(self, invocation, value)
+            if invocation.use.rerun:
+                self._or_forgotten(lambda: lifecycle.put(self, invocation, value))
+            else:
+                lifecycle.put(self, invocation, value)
         self._drain()
 
     def broke(self, invocation: Invocation, error: BaseException, retryable: bool = True) -> None:
@@ -279,7 +286,7 @@ class Execution:
             self._timer(self.now + pause, "backoff", invocation)
         else:
             feeding.release_feeds(self, invocation)
-            lifecycle.give_up(self, invocation, error)
+            self._or_forgotten(lambda: lifecycle.give_up(self, invocation, error))
         self._drain()
 
     def pull(self, feed: Feed) -> Any:
@@ -292,9 +299,11 @@ class Execution:
             value = feed.pull()
         except Forgotten:
             pressure.forgotten(self, feed)
+            self._let_go()
             return WAIT
         if type(value) is Failed:
             self.fail(value.error)
+            self._let_go()
             return WAIT
         if self._moves or self.actions or self._work or (value is WAIT and self.paused):
             self._drain()
@@ -337,7 +346,7 @@ class Execution:
                 )
             elif kind == "backoff" and invocation is not None:
                 if invocation.state is State.BACKOFF:
-                    lifecycle.retry(self, invocation)
+                    self._or_forgotten(functools.partial(lifecycle.retry, self, invocation))
             elif invocation is not None and invocation.state is State.RUNNING:
                 lifecycle.attempt_due(self, invocation)
         self._drain()
@@ -386,10 +395,10 @@ class Execution:
             pressure.forgotten(self, None)
         if not self.finished and not self.open_outputs and not self.reruns:
             self._finish(None)
+        if not self.finished and self.paused and self.running <= self.idle and self.client_room:
+            pressure.grow(self)
         if self.finished:
             self._let_go()
-        elif self.paused and self.running <= self.idle and self.client_room:
-            pressure.grow(self)
 
     # ---------------------------------------------------------------- outputs and the end
 
@@ -437,11 +446,19 @@ class Execution:
         if error is not None and not isinstance(error, AltoError):
             self.error = error
 
+    def _or_forgotten(self, step: Callable[[], None]) -> None:
+        """Do something that may look at items which are held no longer."""
+        try:
+            step()
+        except Forgotten:
+            pressure.forgotten(self, None)
+
     def _let_go(self) -> None:
         """The request is over. The tree refers to itself: its values would else stay until some
         garbage collection comes by."""
         self._work.clear()
         self._moves.clear()
+        self.ready.clear()  # the event that ended it may have made more ready after that
         self.retired.clear()
         self.client.clear()
         self.awaiting.clear()
