@@ -397,8 +397,8 @@ def test_what_is_held_no_longer_cannot_be_run_again(attempts: list[list[str | No
         async with alto.Runtime(config) as runtime:
             return await runtime.call(p, "q")
 
-    if attempts == ATTEMPTS["empty at first"]:
-        assert run_virtually(main())["worked"] == ["A", "B"]
+    if attempts in (ATTEMPTS["empty"], ATTEMPTS["empty at first"]):  # nothing has to be compared
+        assert run_virtually(main())["worked"] == [str(item).upper() for item in attempts[-1]]
         return
     with pytest.raises(alto.StageError) as caught:
         run_virtually(main())
