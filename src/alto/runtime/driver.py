@@ -9,7 +9,10 @@ Always true:
     R2  what an attempt says after it was stopped reaches nobody
     R3  a place taken in a unit is given back exactly once, when the code that used it has ended,
         even if that is a thread that outlives its attempt
-    R4  after `closed()` no task of the request is left
+    R4  after `closed()` no task of the request is left, but for code that has been cancelled and
+        has not come to its end within `CLEANUP_S`
+    R5  an invocation sees the context variables of the caller of the request, and none that
+        another invocation has set
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ import asyncio
 import random
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future
+from collections.abc import Callable
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +33,13 @@ from ..core.feed import Feed
 from ..core.path import Path, show
 from ..errors import StageError
 from ..values import encode, size_of
-from . import lm, threads
+from . import places
+from .attempts import run_one
+from .batches import BatchCall
 from .current import running
-from .readers import LiveStream, Stopped
+from .places import Place, Places
+from .readers import LiveStream
+from .threads import Stopped, tell
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
@@ -40,7 +47,8 @@ if TYPE_CHECKING:
     from .units import Unit
 
 IN_FLIGHT_MAX = 1024
-"""How many invocations of one request run at once; the others are ready and wait."""
+"""How many invocations of one request run at once; the others are ready and wait. Those that wait
+for input, or for a slow reader, do not count: what they wait for may be among the others."""
 
 YIELD_EVERY = 64
 """After this much work without waiting, a runner lets other tasks have the loop."""
@@ -76,9 +84,17 @@ def same(a: Any, b: Any) -> bool:
     """Whether two attempts gave the same item: equal as they are encoded."""
     if a is b:
         return True
-    if type(a) is type(b) and isinstance(a, str | int | float | bytes):
+    if type(a) is type(b) and isinstance(a, str | int | bytes):
         return bool(a == b)
     return encode(a) == encode(b)
+
+
+def changed(before: Context) -> bool:
+    """Whether a stage has left a context variable other than it was."""
+    try:
+        return before != copy_context()
+    except Exception:  # a value that cannot be compared, such as an array
+        return True
 
 
 class Run:
@@ -118,7 +134,11 @@ class Run:
             committed=committed,
         )
         self.units: list[Unit | None] = runtime.units_of(pipeline.graph)
-        self.granted: deque[tuple[Invocation, int]] = deque()
+        self.context: Context = copy_context()
+        self.granted: deque[tuple[Invocation, Place]] = deque()
+        self.waits: dict[Places, int] = {}  # where attempts wait for a place, and how many
+        self.lent: dict[Invocation, Place] = {}  # by attempts at rest, to others
+        self.on_stop: dict[Invocation, list[Callable[[], None]]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.events: deque[Event] = deque()
         self.bounded = bounded
@@ -128,6 +148,8 @@ class Run:
         self._spawning = False
         self._burst = 1
         self._timer: asyncio.TimerHandle | None = None
+        self._resting = False
+        self._placed: dict[Invocation, Place] = {}  # between admission and start
         self._gates: dict[Invocation, asyncio.Future[None]] = {}
 
     # ---------------------------------------------------------------- from outside
@@ -154,6 +176,11 @@ class Run:
 
     async def next_events(self) -> list[Event]:
         """The events that are there, waiting for one if need be; empty at the end."""
+        if self._more is not None:
+            raise RuntimeError(
+                f"request {self.id}: its events have a reader already, and each is given once. "
+                "Let one task read them and hand them on."
+            )
         while not self.events and not self.done.is_set():
             self._more = self.loop.create_future()
             try:
@@ -198,6 +225,8 @@ class Run:
                     self._finish(action.error)
         if execution.ready or self.granted:
             self.schedule()
+        elif self.waits:
+            self.rested()
         self.arm()
 
     def schedule(self) -> None:
@@ -209,11 +238,13 @@ class Run:
 
     def _spawn(self) -> None:
         waiting = len(self.execution.ready) + len(self.granted)
-        for _ in range(min(self._burst, waiting, IN_FLIGHT_MAX - len(self.tasks))):
-            task = self.loop.create_task(self._runner())
+        room = IN_FLIGHT_MAX + self.execution.idle - len(self.tasks)
+        for _ in range(min(self._burst, waiting, room)):
+            # not the context of whoever pumped last: what a stage sets there is its own
+            task = self.loop.create_task(self._runner(), context=self.context.copy())
             self.tasks.add(task)
             task.add_done_callback(self._runner_ended)
-        if waiting > self._burst and len(self.tasks) < IN_FLIGHT_MAX:
+        if self._burst < min(waiting, room):
             self._burst *= 2
             self.loop.call_soon(self._spawn)
         else:
@@ -225,6 +256,8 @@ class Run:
             self.cancel(task.exception() or RuntimeError("a runner failed"))
         elif (self.execution.ready or self.granted) and not self.execution.finished:
             self.schedule()
+        if not self.tasks and self.execution.finished:
+            self.runtime.forget(self)
 
     def arm(self) -> None:
         """Keep the one timer at the time at which the core wants to be woken."""
@@ -259,7 +292,7 @@ class Run:
         if threading.get_ident() == self.thread:
             self._progress(invocation, event)
         else:
-            self.loop.call_soon_threadsafe(self._progress, invocation, event)
+            tell(self.loop, self._progress, invocation, event)
 
     def _progress(self, invocation: Invocation, event: Event) -> None:
         if invocation.state is State.RUNNING and self.execution.stream:
@@ -271,8 +304,13 @@ class Run:
             if feed.reader is not None:
                 feed.reader.wake()
         self._open_gate(invocation)
+        for stop in self.on_stop.pop(invocation, ()):
+            stop()
         task = invocation.task
-        if task is not None and task is not asyncio.current_task():
+        if isinstance(task, BatchCall):
+            task.stop(invocation)
+        elif task is not None and task is not asyncio.current_task():
+            invocation.task = None  # its runner sees by this that it has been cancelled
             task.cancel()
 
     def _open_gate(self, invocation: Invocation) -> None:
@@ -284,20 +322,26 @@ class Run:
         """Wait until a paused producer may go on; False if its attempt is over."""
         if invocation.state is State.RUNNING and invocation.paused:
             gate = self._gates[invocation] = self.loop.create_future()
+            if self.waits:
+                self.rested()
             await gate
+            if self.lent:
+                await self.reclaim(invocation)
         self.execution.now = self.loop.time()
         return invocation.state is State.RUNNING
 
     def _finish(self, error: BaseException | None) -> None:
         self.error = error
-        self.runtime.forget(self)
-        self.granted.clear()
+        self.runtime.over(self, cleaning=bool(self.tasks))
+        while self.granted:
+            place = self.granted.popleft()[1]
+            place.unit.places.release(place)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for unit in self.units:
-            if unit is not None:
-                unit.forget(self)
+        for wanted in list(self.waits):
+            wanted.forget(self)
+        self.waits.clear()
         for gate in self._gates.values():
             if not gate.done():
                 gate.set_result(None)
@@ -305,6 +349,54 @@ class Run:
         self.done.set()
         if self._more is not None and not self._more.done():
             self._more.set_result(None)
+
+    # ---------------------------------------------------------------- places
+
+    def waited(self, wanted: Places) -> None:
+        """One attempt that waited for a place does so no more."""
+        left = self.waits.get(wanted, 0) - 1
+        if left > 0:
+            self.waits[wanted] = left
+        else:
+            self.waits.pop(wanted, None)
+
+    def at_rest(self) -> bool:
+        """Whether, as far as numbers tell, nothing of this request goes on before an attempt of it
+        gets a place."""
+        execution = self.execution
+        return (
+            bool(self.waits)
+            and not self.granted
+            and not execution.ready
+            and execution.client_room
+            and execution.running <= execution.idle + sum(self.waits.values())
+        )
+
+    def rested(self) -> None:
+        """Something has come to rest: see, once the loop comes by, whether anybody waits in a
+        circle."""
+        if not self._resting and self.at_rest():
+            self._resting = True
+            self.loop.call_soon(self._unlock)
+
+    def _unlock(self) -> None:
+        self._resting = False
+        if self.at_rest():
+            places.unlock(self)
+
+    def take_back(self, invocation: Invocation, then: Callable[[], None]) -> bool:
+        """An attempt that has lent its place goes on; False: not before `then` is called."""
+        place = self.lent.get(invocation)
+        if place is None or place.unit.places.take_back(place, then):
+            return True
+        self.rested()
+        return False
+
+    async def reclaim(self, invocation: Invocation) -> None:
+        """Wait until an attempt has the place again that it may have lent."""
+        back = asyncio.Event()
+        if invocation.state is State.RUNNING and not self.take_back(invocation, back.set):
+            await back.wait()
 
     # ---------------------------------------------------------------- runners
 
@@ -316,7 +408,7 @@ class Run:
         time = self.loop.time
         count = 0
         while ready or granted:
-            place = -1
+            place: Place | None = None
             if granted:
                 invocation, place = granted.popleft()
             else:
@@ -324,36 +416,39 @@ class Run:
             unit = units[invocation.use.index]
             assert unit is not None
             execution.now = time()
-            if place < 0 and self.holds(invocation):
+            if place is None and self.holds(invocation):
                 continue
             if unit.plain and not invocation.feeds:
                 if not execution.started(invocation):
                     continue
-            else:
-                admitted = self._admit(unit, invocation, place)
-                if admitted is None:
-                    continue
-                place = admitted
+            elif not self._admit(unit, invocation, place):
+                continue
             while True:  # a chain: what this completion makes ready runs next in this task
                 invocation.task = task
                 running.set((self, invocation))
+                context = copy_context()
                 if invocation.due is not None:
                     self.arm()
                 before = len(ready)
                 try:
                     if unit.plain:
                         value = await unit.stage.function(
-                            **execution.arguments(invocation, self._stream)
+                            **execution.arguments(invocation, self.stream_of)
                         )
                         execution.now = time()
                         execution.done(invocation, value)
                     else:
-                        await self._run(unit, invocation, place)
+                        await run_one(self, unit, invocation, self._placed.pop(invocation, None))
                 except BaseException as error:
                     if not self._absorb(invocation, task, error):
                         raise
+                if invocation.task is None:  # stopped, whether or not the stage let go at once
+                    while task.cancelling():
+                        task.uncancel()
                 if execution.actions or self.barrier:
                     self.pump()
+                if changed(context):
+                    return  # the next invocation starts from the request's own context
                 if len(ready) == before + 1:  # of several the first comes first, from the queue
                     following = ready[-1]
                     next_unit = units[following.use.index]
@@ -370,54 +465,59 @@ class Run:
             count += 1
             if count % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
-        running.set(None)
+        if self.waits:
+            self.rested()
 
     def _absorb(
         self, invocation: Invocation, task: asyncio.Task[Any], error: BaseException
     ) -> bool:
-        """What an attempt raised goes to the core; False: it is not the attempt's, raise it on."""
+        """What an attempt raised goes to the core; False: it is not the attempt's, raise it on.
+
+        Also `sys.exit()` in a stage is a failure of that stage. Ctrl-C, and what is no `Exception`
+        for reasons of its own, end the request and go on to whoever runs the loop.
+        """
+        state = invocation.state
         if isinstance(error, asyncio.CancelledError):
-            if invocation.state is not State.RUNNING:
-                while task.cancelling():
-                    task.uncancel()
-            elif task.cancelling():
+            if state is State.RUNNING and task.cancelling():
                 self.cancel(error)
                 return False
-            else:
-                self.broke(invocation, error)
-        elif isinstance(error, Exception):
+            self.broke(invocation, error)
+        elif isinstance(error, Exception | SystemExit | GeneratorExit):
+            if state is State.DONE or state is State.HELD:
+                self.cancel(error)  # its output was complete: nothing else would tell of this
             self.broke(invocation, error)
         elif not isinstance(error, Stopped):
             self.cancel(error)
             return False
         return True
 
-    def _admit(self, unit: Unit, invocation: Invocation, place: int) -> int | None:
-        """Start an invocation at its place in the unit; None if it waits for a place or a batch, or
-        is not wanted any more. `place` is the one it was granted, or -1."""
+    def _admit(self, unit: Unit, invocation: Invocation, place: Place | None) -> bool:
+        """Start an invocation at its place in the unit; False if it waits for a place or a batch,
+        or is not wanted any more. `place` is the one it was granted."""
         if invocation.state is not State.READY:
-            if place >= 0:
-                unit.release(place)
-            return None
+            if place is not None:
+                unit.places.release(place)
+            return False
         if unit.batch is not None:
             unit.enqueue(self, invocation)
-            return None
-        if unit.gated and place < 0:
-            free = unit.acquire()
-            if free is None:
-                unit.queue.append((self, invocation))
-                return None
-            place = free
+            return False
+        if unit.gated:
+            if place is None:
+                place = unit.places.take(self, invocation)
+            if place is None:
+                unit.places.wait(self, invocation)
+                return False
+            self._placed[invocation] = place
         self.execution.started(invocation)
         if self.execution._timers:
             self.arm()
-        return max(place, 0)
+        return True
 
     def holds(self, invocation: Invocation) -> bool:
         """Whether a ready invocation must wait for something that the core does not know of."""
         return False
 
-    def _stream(self, feed: Feed) -> LiveStream:
+    def stream_of(self, feed: Feed) -> LiveStream:
         assert feed.invocation is not None
         return LiveStream(self, feed.invocation, feed)
 
@@ -428,70 +528,6 @@ class Run:
         execution.now = self.loop.time()
         retryable = isinstance(error, stage.retry_on) and not isinstance(error, StageError)
         execution.broke(invocation, error, retryable)
-        self.pump()
-
-    async def _run(self, unit: Unit, invocation: Invocation, place: int) -> None:
-        """Any stage but the plain ones: an LM, a generator, code in a thread, an instance."""
-        held: list[Future[Any]] = []
-        try:
-            arguments = self.execution.arguments(invocation, self._stream)
-            if unit.is_lm:
-                await lm.call(self, unit, invocation, arguments)
-                return
-            function = await unit.function(place)
-            if unit.fans_out:
-                await self._fan_out(unit, invocation, function, arguments, held)
-                return
-            value = await self.runtime.call_plain(
-                unit, function, arguments, held, session=bool(invocation.feeds)
-            )
-            self.execution.now = self.loop.time()
-            self.execution.done(invocation, value)
-        finally:
-            if unit.gated:
-                self.runtime.release_after(unit, place, held)
-
-    async def _fan_out(
-        self,
-        unit: Unit,
-        invocation: Invocation,
-        function: Callable[..., Any],
-        arguments: dict[str, Any],
-        held: list[Future[Any]],
-    ) -> None:
-        if unit.is_generator and not unit.is_async:
-            items = self.runtime.iterate(unit, function, arguments, held)
-        elif unit.is_generator:
-            args, kwargs = threads.split(unit.positional, arguments)
-            items = function(*args, **kwargs)
-        else:
-            given = await self.runtime.call_plain(
-                unit, function, arguments, held, session=bool(invocation.feeds)
-            )
-            items = threads.as_items(unit.name, given)
-        try:
-            await self.give_all(invocation, items)
-        finally:
-            close = getattr(items, "aclose", None)
-            if close is not None:
-                await close()
-
-    async def give_all(self, invocation: Invocation, items: AsyncIterator[Any]) -> None:
-        """Pass on the items of a fan-out, as fast as the core allows, and close it."""
-        execution, time = self.execution, self.loop.time
-        count = 0
-        async for value in items:
-            execution.now = time()
-            go_on = execution.give(invocation, value)
-            if execution.actions or execution.ready:
-                self.pump()
-            if not go_on and not await self.gate(invocation):
-                return
-            count += 1
-            if count % YIELD_EVERY == 0:
-                await asyncio.sleep(0)
-        execution.now = time()
-        execution.close(invocation)
         self.pump()
 
     def story(self) -> str:

@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import inspect
 import itertools
 import os
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any
 
 from ..config import Config
@@ -31,14 +28,11 @@ from ..errors import ConfigError, DeadlineExceeded
 from ..pipeline import Pipeline
 from ..stages import LM, Stage
 from ..structs import Reader, reader_for
-from . import threads
 from .barrier import BarrierRun
 from .boundaries import Boundaries
-from .driver import Event, Run
+from .driver import CLEANUP_S, Event, Run
+from .threads import Threads, start_thread, tell
 from .units import Unit
-
-THREADS_MAX = 64
-"""Threads for blocking stages that read no stream; sessions have a thread each."""
 
 
 class Request:
@@ -119,13 +113,15 @@ class Runtime:
         self._readers: dict[int, tuple[LM[Any, Any], Reader[Any]]] = {}
         self._boundaries: dict[int, Boundaries] = {}
         self._requests: set[Run] = set()
+        self._cleaning: set[Run] = set()  # over, but their tasks have not all ended
         self._checked: set[Pipeline[Any, Any]] = set()
         self._background: set[asyncio.Task[Any]] = set()
         self._names = itertools.count(1)
         self._prefix = f"{os.getpid():x}" if name is None else name
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads: Threads | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self._inline = False
+        self.inline = False
         self.durations = dict(durations or {})
 
     # ---------------------------------------------------------------- life
@@ -137,23 +133,35 @@ class Runtime:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Cancel what still runs, close instances and engines, end the threads."""
+        """Cancel what still runs, close instances and engines, end the threads.
+
+        Everything is closed even if something raises; the first error is then raised.
+        """
         self._closed = True
         for run in list(self._requests):
             run.cancel(asyncio.CancelledError("the runtime was closed"))
-            await run.closed()
-        for task in list(self._background):
+        tasks = {task for run in self._cleaning for task in run.tasks} | self._background
+        tasks.discard(asyncio.current_task())
+        for task in self._background:
             task.cancel()
-        if self._background:
-            await asyncio.wait(self._background)
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLEANUP_S)
+        errors: list[Exception] = []
         for unit in self.units.values():
-            await unit.aclose()
-        for engine in self._engines.values():
-            await engine.aclose()
-        self._engines.clear()
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+            try:
+                await unit.aclose()
+            except Exception as error:
+                errors.append(error)
+        engines, self._engines = self._engines, {}
+        for engine in engines.values():
+            try:
+                await engine.aclose()
+            except Exception as error:
+                errors.append(error)
+        if self._threads is not None:
+            self._threads.close()
+        if errors:
+            raise errors[0]
 
     @property
     def engines(self) -> Mapping[str, Engine]:
@@ -252,10 +260,9 @@ class Runtime:
             raise ConfigError(f"Runtime: {pipeline.name} was called after the runtime was closed.")
         arguments = pipeline.bind(args, kwargs)
         self.check(pipeline)
-        loop = asyncio.get_running_loop()
-        self._inline = bool(getattr(loop, "virtual", False))
+        loop = self._own_loop()
         timeout = self.config.timeout if timeout is None else timeout
-        if timeout is not None and timeout <= 0:
+        if timeout is not None and not timeout > 0:
             raise DeadlineExceeded(
                 f"pipeline {pipeline.name}: timeout={timeout:g} s leaves no time."
             )
@@ -274,9 +281,28 @@ class Runtime:
         run.begin(arguments)
         return run
 
-    def forget(self, run: Run) -> None:
-        """A request is over."""
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop in which the runtime was first used; it works in no other."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+            self.inline = bool(getattr(loop, "virtual", False))
+        elif self._loop is not loop:
+            raise ConfigError(
+                "Runtime: it was used in another event loop before, and its engines and stages "
+                "belong to that one. Make a Runtime for each loop."
+            )
+        return loop
+
+    def over(self, run: Run, cleaning: bool) -> None:
+        """A request is over; `cleaning`: its tasks have not all ended."""
         self._requests.discard(run)
+        if cleaning:
+            self._cleaning.add(run)
+
+    def forget(self, run: Run) -> None:
+        """The last task of a request that is over has ended."""
+        self._cleaning.discard(run)
 
     def check(self, pipeline: Pipeline[Any, Any]) -> None:
         """Raise `ConfigError` for what the configuration lacks for this pipeline."""
@@ -342,7 +368,7 @@ class Runtime:
 
     def boundaries(self, stage: LM[Any, Any]) -> Callable[[str], Sequence[int]] | None:
         """On virtual time: where in a text the reader of this stage has something to do."""
-        if not self._inline or (stage.fans_out and stage.item_type is str):
+        if not self.inline or (stage.fans_out and stage.item_type is str):
             return None
         known = self._boundaries.get(id(stage))
         if known is None:
@@ -359,117 +385,26 @@ class Runtime:
             engine = self._engines[name] = spec.open(name)
         return engine
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None], context: Context) -> None:
         """Run something that belongs to no single request."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(work, context=context)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
     # ---------------------------------------------------------------- blocking code
 
-    def _executor(self) -> ThreadPoolExecutor:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="alto")
-        return self._pool
+    @property
+    def threads(self) -> Threads:
+        """The threads of blocking stages."""
+        if self._threads is None:
+            self._threads = Threads()
+        return self._threads
 
     async def offload(self, function: Callable[[], Any]) -> Any:
         """Run blocking code off the loop."""
-        if self._inline:
+        if self.inline:
             return function()
-        return await asyncio.get_running_loop().run_in_executor(self._executor(), function)
-
-    async def call_plain(
-        self,
-        unit: Unit,
-        function: Callable[..., Any],
-        arguments: dict[str, Any],
-        held: list[Future[Any]],
-        session: bool = False,
-    ) -> Any:
-        """Call a stage's function, in a thread if it blocks. A thread goes into `held`: whoever
-        took a place for it waits for it before the place is free."""
-        args, kwargs = threads.split(unit.positional, arguments)
-        if unit.is_async:
-            return await function(*args, **kwargs)
-        if self._inline:
-            args, kwargs = await _whole(args), await _whole_dict(kwargs)
-            await self._pretend(unit)
-            return function(*args, **kwargs)
-        context = copy_context()
-        if session:
-            future = threads.start_thread(unit.name, lambda: context.run(function, *args, **kwargs))
-        else:
-            future = self._executor().submit(context.run, function, *args, **kwargs)
-        held.append(future)
-        value = await asyncio.wrap_future(future)
-        if inspect.isawaitable(value):
-            return await value
-        return value
-
-    def iterate(
-        self,
-        unit: Unit,
-        function: Callable[..., Any],
-        arguments: dict[str, Any],
-        held: list[Future[Any]],
-    ) -> AsyncIterator[Any]:
-        """The items of a blocking generator."""
-        args, kwargs = threads.split(unit.positional, arguments)
-        if self._inline:
-            return self._inline_items(unit, function, args, kwargs)
-        return threads.ThreadedItems(unit.name, lambda: function(*args, **kwargs), held)
-
-    async def _inline_items(
-        self, unit: Unit, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
-    ) -> AsyncGenerator[Any, None]:
-        args, kwargs = await _whole(args), await _whole_dict(kwargs)
-        await self._pretend(unit)
-        for item in function(*args, **kwargs):
-            yield item
-
-    async def _pretend(self, unit: Unit) -> None:
-        duration = self.durations.get(unit.name)
-        if duration:
-            await asyncio.sleep(duration)
-
-    def release_after(self, unit: Unit, place: int, held: list[Future[Any]]) -> None:
-        """Give a place back once the threads that use it have ended."""
-        pending = [future for future in held if not future.done()]
-        if not pending:
-            unit.release(place)
-            return
-        loop = asyncio.get_running_loop()
-        left = len(pending)
-        lock = threading.Lock()
-
-        def ended(_: Future[Any]) -> None:
-            nonlocal left
-            with lock:
-                left -= 1
-                last = left == 0
-            if last and not loop.is_closed():
-                loop.call_soon_threadsafe(unit.release, place)
-
-        for future in pending:
-            future.add_done_callback(ended)
-
-
-async def _whole(args: list[Any]) -> list[Any]:
-    return [await _whole_one(value) for value in args]
-
-
-async def _whole_dict(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {name: await _whole_one(value) for name, value in kwargs.items()}
-
-
-async def _whole_one(value: Any) -> Any:
-    """On virtual time blocking code runs inline: a stream is read to its end before."""
-    from ..annotations import Stream
-    from .readers import LiveStream
-
-    if isinstance(value, LiveStream):
-        return Stream.of(*[item async for item in value])
-    return value
+        return await asyncio.wrap_future(self.threads.submit(function))
 
 
 def run(
@@ -490,4 +425,19 @@ def run(
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(main())
-    return threads.start_thread("run", lambda: asyncio.run(main())).result()
+    tasks: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+
+    async def aside() -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append((asyncio.get_running_loop(), task))
+        return await main()
+
+    context = copy_context()
+    future = start_thread("run", lambda: context.run(asyncio.run, aside()))
+    try:
+        return future.result()
+    except BaseException:
+        if not future.done() and tasks:  # Ctrl-C in a notebook
+            tell(tasks[0][0], tasks[0][1].cancel)
+        raise

@@ -3,6 +3,11 @@
 `LiveStream` pulls from the core when the stage asks for the next item; nothing is copied or queued
 in between. In a blocking stage the asking happens in a thread: it hands the question to the loop
 and gets up to `THREAD_ITEMS` items at a time.
+
+Always true:
+    L1  an item is given once, in whatever pieces and with whatever pauses the stream is read
+    L2  after its attempt is over a stream gives nothing: it raises, in a thread `Stopped`
+    L3  while a thread works on items it has been given, its attempt does not count as waiting
 """
 
 from __future__ import annotations
@@ -10,11 +15,14 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ..annotations import AsCompleted
+from ..core import pressure
 from ..core.execution import Invocation, State
 from ..core.feed import END, WAIT, Feed
+from .threads import Stopped, tell
 
 if TYPE_CHECKING:
     from .driver import Run
@@ -26,10 +34,6 @@ YIELD_EVERY = 64
 """After this many items without waiting, a session lets others run."""
 
 
-class Stopped(BaseException):
-    """Raised in a blocking stage's thread when its attempt is over: it unwinds the user's code."""
-
-
 class LiveStream(AsCompleted[Any]):
     """The items of one gathered argument, for the attempt that it was made for."""
 
@@ -39,7 +43,9 @@ class LiveStream(AsCompleted[Any]):
         self._feed = feed
         self._waiter: asyncio.Future[None] | None = None
         self._taken = 0
-        self._thread: queue.SimpleQueue[Any] | None = None
+        self._answers: queue.SimpleQueue[tuple[list[Any], str]] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # of the threads that read
+        self._crossed: deque[Any] = deque()  # in the thread already, not yet asked for
         self._asked = False
         feed.reader = self
 
@@ -50,6 +56,8 @@ class LiveStream(AsCompleted[Any]):
             waiter.set_result(None)
         if self._asked:
             self._answer()
+
+    # ---------------------------------------------------------------- on the loop
 
     def __aiter__(self) -> LiveStream:
         return self
@@ -62,38 +70,61 @@ class LiveStream(AsCompleted[Any]):
             await asyncio.sleep(0)
         while True:
             if invocation.state is not State.RUNNING:
+                await asyncio.sleep(0)  # code that asks again and again must not stall the loop
                 raise asyncio.CancelledError("this attempt is over")
+            if self._waiter is not None:
+                raise RuntimeError(
+                    f"stage {invocation.use.name}: two tasks wait for the next item of one stream. "
+                    "Let one task read it and hand the items on."
+                )
             value = execution.pull(feed)
-            if execution.actions or execution.ready:
+            if execution.actions or execution.ready or run.granted:
                 run.pump()
             if value is END:
                 raise StopAsyncIteration
             if value is not WAIT:
                 return value
-            if invocation.state is not State.RUNNING:
-                continue
-            self._waiter = run.loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-            execution.now = run.loop.time()
+            if invocation.state is State.RUNNING:
+                await self._woken()
 
-    def __iter__(self) -> Any:
+    async def _woken(self) -> None:
+        """Until `wake`, and until the attempt has its place again if it was lent meanwhile."""
+        run = self._run
+        self._waiter = run.loop.create_future()
+        try:
+            if run.waits:
+                run.rested()
+            await self._waiter
+        finally:
+            self._waiter = None
+        if run.lent:
+            await run.reclaim(self._invocation)
+        run.execution.now = run.loop.time()
+
+    # ---------------------------------------------------------------- in a thread
+
+    def __iter__(self) -> LiveStream:
         if threading.get_ident() == self._run.thread:
             raise TypeError(
                 f"stage {self._invocation.use.name}: a stream in an async stage is read with "
                 "'async for'."
             )
-        self._thread = queue.SimpleQueue()
-        while True:
-            self._run.loop.call_soon_threadsafe(self._ask)
-            items, over = self._thread.get()
-            yield from items
-            if over == "stopped":
+        return self
+
+    def __next__(self) -> Any:
+        with self._lock:
+            if not self._crossed:
+                if not tell(self._run.loop, self._ask):
+                    raise Stopped
+                items, over = self._answers.get()
+                if over == "stopped":
+                    raise Stopped
+                self._crossed.extend(items)
+                if not items:
+                    raise StopIteration
+            if self._invocation.state is not State.RUNNING:
                 raise Stopped
-            if over == "end":
-                return
+            return self._crossed.popleft()
 
     def _ask(self) -> None:
         self._asked = True
@@ -101,25 +132,32 @@ class LiveStream(AsCompleted[Any]):
 
     def _answer(self) -> None:
         """On the loop: give the thread what is there; with nothing there it goes on waiting."""
-        assert self._thread is not None
-        execution = self._run.execution
-        execution.now = self._run.loop.time()
+        run, invocation, feed = self._run, self._invocation, self._feed
+        if invocation in run.lent and not run.take_back(invocation, self._answer):
+            return
+        execution = run.execution
+        execution.now = run.loop.time()
         items: list[Any] = []
         over = ""
-        while len(items) < THREAD_ITEMS:
-            if self._invocation.state is not State.RUNNING:
-                over = "stopped"
-                break
-            value = execution.pull(self._feed)
-            if value is END:
+        while len(items) < THREAD_ITEMS and not over:
+            value = END
+            if invocation.state is State.RUNNING:
+                value = execution.pull(feed)
+            if invocation.state is not State.RUNNING:
+                over, items = "stopped", []
+            elif value is END:
                 over = "end"
+            elif value is WAIT:
                 break
-            if value is WAIT:
-                if self._invocation.state is not State.RUNNING:
-                    over = "stopped"
-                break
-            items.append(value)
+            else:
+                items.append(value)
         if items or over:
             self._asked = False
-            self._thread.put((items, over))
-        self._run.pump()
+            if feed.hungry:  # it has something to do until it asks again
+                feed.hungry = False
+                execution.idle -= 1
+                pressure.unstall(execution, invocation)
+            self._answers.put((items, over))
+        run.pump()
+        if run.waits:
+            run.rested()
