@@ -293,6 +293,8 @@ class _Wiring:
                 plan.fails = rng.choice((0, 0, 10, 60) if lenient else (0, 0, 0, 5, 30))
         if rng.random() < 0.12:
             options["delivery"] = "committed"
+        if rng.random() < 0.12:
+            options["max_concurrency"] = rng.choice((1, 1, 2))
         return options
 
 
