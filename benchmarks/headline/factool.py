@@ -68,9 +68,7 @@ def build(engines: Mapping[str, str]) -> Pipeline[[str], dict[str, Any]]:
     @lm(engine=engines["verify"], returns=Verdict)
     def verify(claim: Claim, evidence: list[str]) -> str:
         found = " ".join(evidence)
-        return texts.prompt(
-            "verify", PREFIX["verify"], claim.text, found, suffix=SUFFIX["verify"]
-        )
+        return texts.prompt("verify", PREFIX["verify"], claim.text, found, suffix=SUFFIX["verify"])
 
     @stage
     async def report(verdicts: list[Verdict]) -> bool:
@@ -83,6 +81,11 @@ def build(engines: Mapping[str, str]) -> Pipeline[[str], dict[str, Any]]:
         return {"verdicts": verdicts, "report": report(verdicts)}
 
     return factool
+
+
+def records() -> list[texts.Record]:
+    """What requests are drawn from."""
+    return list(texts.records())
 
 
 def respond(call: Call) -> str:
@@ -113,7 +116,9 @@ def answers() -> dict[tuple[str, str], str]:
                 ]
                 found["ask", each.name] = json.dumps(queries)
                 reasoning = texts.words(each.verdict - VERDICT_FORM)
-                found["verify", each.name] = json.dumps({"reasoning": reasoning, "factual": True})
+                found["verify", each.name] = json.dumps(
+                    {"reasoning": reasoning, "factual": each.true}
+                )
     return found
 
 
@@ -123,12 +128,12 @@ VERDICT_FORM = 15
 
 @cache
 def snippets() -> dict[str, str]:
-    """What is found for each query: the claim's snippets, dealt to its queries."""
+    """What is found for each query: an equal share of the claim's snippets."""
     found: dict[str, str] = {}
     for record in texts.records():
         for claims in record.claims:
             for each in claims:
-                parts = texts.shares(each.evidence, len(each.queries))
-                for at, part in enumerate(parts):
-                    found[f"{each.name}q{texts.LETTERS[at]}"] = texts.words(sum(part))
+                share = texts.words(each.evidence // len(each.queries))
+                for at in range(len(each.queries)):
+                    found[f"{each.name}q{texts.LETTERS[at]}"] = share
     return found

@@ -16,7 +16,6 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
 
 import alto
 
@@ -29,6 +28,7 @@ _WORDS = (
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
+@cache
 def words(count: int) -> str:
     """So many tokens, each a word with the space before it."""
     return "".join(" " + _WORDS[at % len(_WORDS)] for at in range(count))
@@ -69,8 +69,12 @@ class Claim:
 
     name: str
     tokens: int
+    true: bool
     queries: tuple[int, ...]
-    evidence: tuple[int, ...]
+    evidence: int
+    """All that is found for it."""
+    first: int
+    """The first two passages of that."""
     verdict: int
 
 
@@ -83,6 +87,8 @@ class Record:
     question: int
     sentences: tuple[int, ...]
     passages: tuple[int, ...]
+    relevant: tuple[bool, ...]
+    """Which of the passages have something to say."""
     claims: tuple[tuple[Claim, ...], ...]
     """Those of each sentence."""
 
@@ -115,10 +121,12 @@ def records() -> tuple[Record, ...]:
             place = int(row["record"]), int(row["sentence"])
             claims.setdefault(place, []).append(
                 Claim(
-                    code("c", number // 26, number % 26),
+                    code("c", number // 676, number % 676),
                     int(row["claim"]),
+                    row["true"] == "1",
                     _counts(row["queries"]),
-                    _counts(row["evidence"]),
+                    int(row["evidence"]),
+                    int(row["first"]),
                     int(row["verdict"]),
                 )
             )
@@ -133,14 +141,8 @@ def records() -> tuple[Record, ...]:
                     int(row["question"]),
                     sentences,
                     _counts(row["passages"]),
+                    tuple(flag == "1" for flag in row["relevant"]),
                     tuple(tuple(claims.get((number, at), ())) for at in range(len(sentences))),
                 )
             )
     return tuple(found)
-
-
-def shares(parts: tuple[int, ...], into: int) -> list[tuple[int, ...]]:
-    """A list cut into so many neighbouring parts of nearly equal number."""
-    sizes = [len(parts) // into + (at < len(parts) % into) for at in range(into)]
-    ends = list(accumulate(sizes))
-    return [parts[end - size : end] for size, end in zip(sizes, ends, strict=True)]
