@@ -26,6 +26,10 @@ END = object()
 """What a `Read` finds after the last item."""
 
 
+TIMEOUT_S = 500.0
+"""What an attempt may take, where one may hang. The others take less."""
+
+
 class Boom(Exception):
     """A stage failed on purpose."""
 
@@ -57,7 +61,8 @@ class Plan:
     """What one stage does. Percentages and counts are drawn anew at each path.
 
     `reads` says of each streamed argument how many items are read (None: all). With `echo` a
-    fan-out gives one item for each that it reads, as it reads them. `opaque` streams leave no mark
+    fan-out gives one item for each that it reads, as it reads them. One that `hangs` does so where it
+    would fail. `opaque` streams leave no mark
     on what is given.
     """
 
@@ -68,6 +73,7 @@ class Plan:
     fails: int = 0
     flaky: int = 0
     flaky_percent: int = 0
+    hangs: bool = False
     varies: bool = False
     echo: bool = False
     reads: dict[str, int | None] = field(default_factory=dict)
@@ -109,7 +115,7 @@ def script(
                 yield Sleep(pause("read", len(seen)))
             if plan.echo:
                 if (flaky or always) and given == limit:
-                    raise Boom(plan.name)
+                    yield from _fail(plan)
                 yield Give(_echo(plan, flaky, attempt, item))
                 given += 1
         basis.append(_what_matters(plan, parameter, seen, most))
@@ -119,14 +125,21 @@ def script(
             count = roll("count", attempt) % (plan.most + 2)
         for k in range(count):
             if (flaky or always) and given == limit:
-                raise Boom(plan.name)
+                yield from _fail(plan)
             changed = plan.varies and flaky and roll("change", attempt, k) % 2
             yield Give(dice(plan.name, k, basis, attempt if changed else 0) % 1000)
             given += 1
             yield Sleep(pause("give", k))
     if flaky or always:
-        raise Boom(plan.name)
+        yield from _fail(plan)
     return None if plan.fans_out else dice(plan.name, path, basis) % 1000
+
+
+def _fail(plan: Plan) -> Generator[Step, Any, None]:
+    """By raising, or by taking longer than an attempt may."""
+    if plan.hangs:
+        yield Sleep(100 * TIMEOUT_S)
+    raise Boom(plan.name)
 
 
 def _echo(plan: Plan, flaky: bool, attempt: int, item: int) -> int:

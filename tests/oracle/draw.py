@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alto.annotations import AsCompleted, Stream
-from alto.core.graph import Default, Kind, Level, Mode
+from alto.core.graph import Default, Kind, Level
 from alto.pipeline import Pipeline, either, merge, pipeline
 from alto.placeholder import Flow
 from alto.stages import Stage, recording
 
-from .behaviour import Plan, dice
+from .behaviour import TIMEOUT_S, Plan, dice
 
 LEVELS_MAX = 5
 
@@ -295,6 +295,9 @@ class _Wiring:
             options["delivery"] = "committed"
         if rng.random() < 0.12:
             options["max_concurrency"] = rng.choice((1, 1, 2))
+        if rng.random() < 0.2:
+            plan.hangs = True
+            options["timeout"] = TIMEOUT_S
         return options
 
 
@@ -349,10 +352,11 @@ def _plan_text(plan: Plan, use: Any) -> str:
         parts.append(f"flaky {plan.flaky_percent}% x{plan.flaky}")
     if use.rules.on_error != "fail":
         parts.append(f"on_error {use.rules.on_error}")
+    if plan.hangs:
+        parts.append("hangs")
+    if use.stage.max_concurrency:
+        parts.append(f"at most {use.stage.max_concurrency}")
     if use.rules.committed:
         parts.append("committed")
     parts.append(f"slow {plan.slow:g}")
     return "; ".join(parts)
-
-
-STREAMED = frozenset({Mode.ORDERED, Mode.COMPLETED})

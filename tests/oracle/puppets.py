@@ -92,10 +92,12 @@ class Puppets:
             if self.steps_left < 0:
                 raise Stuck("it does not come to an end")
 
-        while self.heap:  # what is said after the end is heard by nobody
+        self.steps_left = 10_000
+        while self.heap and self.steps_left:  # what is said after the end is heard by nobody
             _, _, _, run, answer = heapq.heappop(self.heap)
             run.step(answer)
             assert not execution.take_actions()
+            self.steps_left -= 1
 
     def later(self, delay: float, run: _Run, answer: Any = None) -> None:
         self.serial += 1
