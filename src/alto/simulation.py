@@ -6,9 +6,10 @@
     report.latency(99), report.throughput, report.engines["chat"].prefix_hit_rate
 
 `simulate` runs the production driver on a clock that jumps from event to event: nothing waits, an
-hour of load takes as long as its work takes, and the same seed gives the same report. Engines must live in this process
-(`alto.Simulated`, `alto.Recorded`). Blocking stages run inline and take no time, unless `durations`
-says how many seconds each takes; a blocking stage that reads a stream gets it whole.
+hour of load takes as long as its work takes, and the same seed gives the same report. Engines
+must live in this process (`alto.Simulated`, `alto.Recorded`). Blocking stages run inline and take
+no time, unless `durations` says how many seconds each takes; a blocking stage that reads a stream
+gets it whole.
 """
 
 from __future__ import annotations

@@ -46,6 +46,40 @@ def rest_of(call: Call, text: str, written_tokens: int, *, continue_final_messag
     )
 
 
+ECHO_CHARS_MIN = 16
+"""A beginning shorter than this may come again by chance and is not taken for an echo."""
+
+
+class EchoFilter:
+    """Takes an exact repetition of the text so far off the beginning of the rest.
+
+    llama.cpp, asked to go on with an answer, gives all of it again. What could still become the
+    repetition is held back, and given on when it turns out not to be one.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text if len(text) >= ECHO_CHARS_MIN else ""
+        self._seen = ""
+        self._held: list[Delta] = []
+
+    def feed(self, delta: Delta) -> Sequence[Delta]:
+        """One piece of the rest; what of it (and of what was held) is new."""
+        if not self._text:
+            return (delta,)
+        self._seen += delta
+        self._held.append(delta)
+        text = self._text
+        if self._seen.startswith(text):
+            new = self._seen[len(text) :]
+            self._text = ""
+            last = delta
+            return (Delta(new, last.reasoning, last.tool_calls, last.finish_reason, last.usage),)
+        if text.startswith(self._seen) and delta.finish_reason is None:
+            return ()
+        self._text = ""
+        return self._held
+
+
 def written_tokens(given: Sequence[Delta], tokens_per_char: float) -> int:
     """How many tokens one try wrote before it broke: as reported, else estimated.
 

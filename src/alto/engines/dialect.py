@@ -28,6 +28,8 @@ REFUSED_SCHEMAS_MAX = 1000
 REFUSALS = (400, 422, 500, 501)
 """Statuses with which servers refuse a field that they do not know or cannot serve."""
 
+_OPEN_END = ("continue_final_message", "add_generation_prompt")
+
 Guided = Literal["auto", "response_format", "structured_outputs", "guided_json", "off"]
 GUIDED: tuple[Guided, ...] = ("auto", "response_format", "structured_outputs", "guided_json", "off")
 
@@ -39,6 +41,7 @@ class Form:
     guided: Literal["sent", "not this schema", "never"] = "sent"
     usage_option: bool = True
     max_tokens: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    open_end: bool = True  # the fields that leave a last assistant message open
 
 
 class Dialect:
@@ -77,6 +80,8 @@ class Dialect:
             message,
         ):
             return replace(form, max_tokens="max_completion_tokens")
+        if form.open_end and _OPEN_END[0] in call.extra and re.search("|".join(_OPEN_END), message):
+            return replace(form, open_end=False)
         if form.usage_option and re.search(r"stream_options|include_usage", message):
             return replace(form, usage_option=False)
         if form.guided == "sent" and self._guided == "auto" and call.schema is not None:
@@ -119,6 +124,9 @@ class Dialect:
             fields.update(_schema_fields(self._guided, call.schema, call.schema_name))
         fields.update(self._extra)
         fields.update(call.extra)
+        if not form.open_end:
+            for name in _OPEN_END:
+                fields.pop(name, None)
         try:
             return msgspec.json.encode({k: v for k, v in fields.items() if v is not None})
         except (TypeError, ValueError, OverflowError) as error:

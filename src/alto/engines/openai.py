@@ -40,8 +40,9 @@ class OpenAI:
     `max_connections` is for each URL.
 
     `policy`, `seed`, `hedge_s` and `continue_final_message` are the pool's: which replica answers
-    a call, when a second one is tried beside a silent first, and whether these servers know the
-    field that lets a broken text be gone on with word for word (vLLM and SGLang do). Where there
+    a call, when a second one is tried beside a silent first, and whether to send the fields that
+    let a broken text be gone on with word for word (vLLM, SGLang and llama.cpp know them; a server
+    that refuses them is asked without). Where there
     are several URLs the pool hears every `metrics_interval` seconds, while calls are under way,
     what the servers' own `/metrics` say of calls that others have sent (None: never).
     """
@@ -62,7 +63,7 @@ class OpenAI:
     seed: int = 0
     hedge_s: float | None = None
     metrics_interval: float | None = 1.0
-    continue_final_message: bool = False
+    continue_final_message: bool = True
 
     def __post_init__(self) -> None:
         urls = (self.urls,) if isinstance(self.urls, str) else tuple(self.urls)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -36,7 +37,7 @@ from ..core.pool_events import (
 )
 from ..core.prefix import read
 from ..core.replicas import Limits
-from ..core.resume import can_resume, rest_of, spent, with_usage
+from ..core.resume import EchoFilter, can_resume, rest_of, spent, with_usage
 from ..core.scheduling import CallId, Policy, ReplicaId
 from ..errors import AltoError, EngineError
 from .protocol import Replica, Take
@@ -295,6 +296,8 @@ class Pool:
     async def _begin(self, reader: _Reader, replica: ReplicaId) -> _Opened | None:
         """Try one replica. None: it failed, and the core knows."""
         inner = self.replicas[replica].stream(reader.asked)
+        if reader.given:
+            inner = _without_echo(inner, "".join(reader.given))
         try:
             first = await anext(inner, None)
             if first is None:
@@ -464,6 +467,17 @@ async def _stop(legs: Sequence[asyncio.Task[_Opened | None]]) -> None:
     for result in await asyncio.gather(*legs, return_exceptions=True):
         if isinstance(result, _Opened):
             await result.inner.aclose()
+
+
+async def _without_echo(
+    inner: AsyncGenerator[Delta, None], text: str
+) -> AsyncGenerator[Delta, None]:
+    """The rest of a text, from an engine that may repeat its beginning."""
+    echo = EchoFilter(text)
+    async with aclosing(inner):
+        async for delta in inner:
+            for new in echo.feed(delta):
+                yield new
 
 
 def _is_full(call: Call) -> bool:
