@@ -345,7 +345,10 @@ class _Decoded(Generic[T]):
         self._count = 0
 
     def feed(self, text: str) -> list[T]:
-        return [] if self.error else self._decode(self._cutter.feed(text))
+        if self.error:
+            return []
+        written = self._cutter.feed(text)
+        return self._decode(written) if written or self._cutter.error else []
 
     def finish(self, truncated: bool = False) -> list[T]:
         return [] if self.error else self._decode(self._cutter.finish(truncated))

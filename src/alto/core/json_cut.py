@@ -151,6 +151,18 @@ class JsonItems:
     def feed(self, text: str) -> list[JsonText]:
         if self.error is not None:
             return []
+        if (
+            self._state is JsonItems._in_string
+            and self._capturing
+            and self.seen
+            and not self._escaped
+            and self._open.chars < OPEN_CHARS_MAX - len(text)
+            and _IN_STRING.search(text) is None
+        ):
+            # Nearly every piece of nearly every item: more of a string.
+            self._open.add(text)
+            self._read += len(text)
+            return []
         items: list[JsonText] = []
         self._items = items
         self._mark = at = 0
