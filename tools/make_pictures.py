@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/concepts.md: the rule of ancestry, and the graph of a pipeline.
+"""Draw the picture of docs/concepts.md: the rule of ancestry.
 
     python tools/make_pictures.py [FOLDER]          (default: docs/images)
 
@@ -19,8 +19,6 @@ from typing import Any
 
 import alto
 from alto import Stream, pipeline, stage
-from alto.demo.factcheck import factcheck
-from alto.drawing import as_svg
 from alto.testing import loop
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "images"
@@ -205,7 +203,7 @@ def _text(x: float, y: float, content: str, classes: str, anchor: str = "start")
 
 def pictures() -> dict[str, str]:
     """Every picture by its file name."""
-    return {"rule.svg": rule_svg(), "factcheck.svg": as_svg(factcheck.graph)}
+    return {"rule.svg": rule_svg()}
 
 
 def main(arguments: list[str]) -> int:
