@@ -10,19 +10,52 @@ ALTO's scheduler send a call on at once, to the next replica in turn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from alto import Config, Simulated
+from alto import Call, Config, Delta, Simulated
 from alto.core.replicas import Limits
 from alto.engines.pool import Pool
-from alto.engines.protocol import Engine
+from alto.engines.protocol import Engine, Take
 
 from .settings import TABLE
 
 NO_WAITING = Limits(sequences_start=1 << 20, sequences_max=1 << 20, prefill_wait_s=1e9)
 """A pool that sends every call on at once: its replicas never count as full."""
+
+
+@dataclass(slots=True)
+class Span:
+    """One LM call: seconds of virtual time."""
+
+    request: str
+    stage: str
+    path: tuple[int, ...]
+    asked: float
+    begun: float = 0.0
+    """When the first piece of text came."""
+    ended: float = 0.0
+
+
+class Logged(Pool):
+    """A pool that writes down when each call was asked, began to answer, and ended."""
+
+    log: list[Span] | None = None
+
+    async def read(self, call: Call, take: Take) -> None:
+        assert self.log is not None
+        now = asyncio.get_running_loop().time
+        span = Span(call.request, call.stage, call.path, now())
+        self.log.append(span)
+
+        def seen(delta: Delta) -> bool | Awaitable[bool]:
+            span.begun = span.begun or now()
+            return take(delta)
+
+        await super().read(call, seen)
+        span.ended = now()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +64,11 @@ class Servers:
 
     spec: Simulated
     limits: Limits | None
+    log: list[Span] | None = None
 
     def open(self, name: str) -> Engine:
-        return Pool(
+        pool = Logged if self.log is not None else Pool
+        opened = pool(
             name,
             self.spec.open_replicas(name),
             policy=self.spec.policy,
@@ -41,6 +76,9 @@ class Servers:
             limits=self.limits,
             continue_final_message=True,
         )
+        if isinstance(opened, Logged):
+            opened.log = self.log
+        return opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +96,16 @@ class Contender:
         """The engine of each LM stage."""
         return {stage: stage if self.split else "chat" for stage in stages}
 
-    def config(self, respond: Any, engine: Mapping[str, Any]) -> Config:
-        """Its servers."""
+    def config(
+        self, respond: Any, engine: Mapping[str, Any], log: list[Span] | None = None
+    ) -> Config:
+        """Its servers. With a `log` every call is written down in it."""
         sizes = self.split or {"chat": engine["replicas"]}
         spec = Simulated(**{**engine, "policy": self.policy, "respond": respond, "replicas": 1})
         limits = None if self.late else NO_WAITING
         return Config(
             engines={
-                name: Servers(replace(spec, replicas=count), limits)
+                name: Servers(replace(spec, replicas=count), limits, log)
                 for name, count in sizes.items()
             }
         )

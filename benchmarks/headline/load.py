@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import statistics
 import time
@@ -11,10 +12,10 @@ from random import Random
 from types import ModuleType
 from typing import Any
 
-from alto.simulation import Poisson, simulate
+from alto.simulation import Poisson, Report, Trace, simulate
 
-from .contenders import ENGINE, Contender
-from .settings import TABLE
+from .contenders import ENGINE, Contender, Span
+from .settings import HERE, TABLE
 
 SEED = 1
 
@@ -33,6 +34,9 @@ class Point:
     busy: float
     """Part of the time that replicas were at work."""
     hit_rate: float
+    """Part of the prompt tokens that the prefix caches had."""
+    tokens: dict[str, int]
+    """Written by each engine."""
     cpu_s: float
 
 
@@ -45,21 +49,13 @@ def run(
     duration: float = TABLE["load"]["duration_s"],
     warmup: float = TABLE["load"]["warmup_s"],
     seed: int = SEED,
+    arrivals: str = "",
 ) -> Point:
-    """Simulate; a request that fails is an error of the experiment."""
+    """Simulate; a request that fails is an error of the experiment. Requests come independently, or
+    as in a recorded trace of that name."""
     began = time.process_time()
-    inputs = [record.turn() for record in shape.records()]
-    Random(seed).shuffle(inputs)
-    report = simulate(
-        shape.build(contender.engines(shape.LM_STAGES)),
-        inputs,
-        arrivals=Poisson(rate, seed),
-        duration=duration,
-        config=contender.config(shape.respond, engine),
-        streaming=contender.streaming,
-    )
-    if report.errors:
-        raise report.errors[0]
+    coming = recorded(arrivals, rate) if arrivals else Poisson(rate, seed)
+    report = _simulate(shape, contender, coming, engine, duration, seed)
     counted = [each for each in report.requests if each.arrival >= warmup]
     times = sorted(each.latency for each in counted if each.latency is not None)
     first = [each.first["verdicts"] - each.arrival for each in counted if "verdicts" in each.first]
@@ -75,8 +71,75 @@ def run(
         statistics.median(first),
         sum(each.busy_seconds for each in engines) / (replicas * report.end),
         sum(each.cache_hits for each in engines) / queries if queries else 0.0,
+        {name: each.generation_tokens for name, each in report.engines.items()},
         time.process_time() - began,
     )
+
+
+def _simulate(
+    shape: ModuleType,
+    contender: Contender,
+    arrivals: Poisson | Trace,
+    engine: Mapping[str, Any],
+    duration: float,
+    seed: int,
+    log: list[Span] | None = None,
+) -> Report:
+    inputs = [record.turn() for record in shape.records()]
+    Random(seed).shuffle(inputs)
+    report = simulate(
+        shape.build(contender.engines(shape.LM_STAGES)),
+        inputs,
+        arrivals=arrivals,
+        duration=duration,
+        config=contender.config(shape.respond, engine, log),
+        streaming=contender.streaming,
+    )
+    if report.errors:
+        raise report.errors[0]
+    return report
+
+
+def recorded(name: str, rate: float) -> Trace:
+    """Recorded arrivals, at another speed so that there are `rate` a second on average."""
+    with gzip.open(HERE / f"{name}.txt.gz", "rt") as file:
+        times = [float(line) for line in file]
+    return Trace(times, rate * times[-1] / len(times))
+
+
+SHOWN_CLAIMS = range(6, 11)
+"""A request that is shown has so many claims: enough to see, few enough to draw."""
+
+
+def timeline(
+    shape: ModuleType,
+    contender: Contender,
+    rate: float,
+    *,
+    engine: Mapping[str, Any] = ENGINE,
+    seed: int = SEED,
+) -> list[Span]:
+    """The LM calls of one request, the same in every contender; times from its arrival."""
+    log: list[Span] = []
+    warmup = TABLE["load"]["warmup_s"]
+    report = _simulate(
+        shape, contender, Poisson(rate, seed), engine, warmup + TIMELINE_S, seed, log
+    )
+    inputs = list(shape.records())
+    Random(seed).shuffle(inputs)
+    for number, request in enumerate(report.requests):
+        claims = sum(map(len, inputs[number % len(inputs)].claims))
+        if request.arrival >= warmup and claims in SHOWN_CLAIMS:
+            spans = [span for span in log if span.request.rpartition("-")[2] == str(number + 1)]
+            for span in spans:
+                span.asked -= request.arrival
+                span.begun -= request.arrival
+                span.ended -= request.arrival
+            return spans
+    return []
+
+
+TIMELINE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +150,11 @@ class Curve:
     latency_s: float
     points: tuple[Point, ...]
     load: float
+
+    @property
+    def at_load(self) -> Point:
+        """The run nearest to that load."""
+        return min(self.points, key=lambda point: abs(point.rate - self.load))
 
 
 GROWTH = 1.45

@@ -21,10 +21,11 @@ import alto
 
 from .settings import HERE
 
-_WORDS = (
+_TEXT = (
     "the first report of that year was read in London by a student who had kept the notes of an "
     "older friend and found in them a plain table of numbers with no name or date on any page "
-).split()
+)
+_WORDS = _TEXT.split()
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 

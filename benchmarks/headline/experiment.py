@@ -1,0 +1,143 @@
+"""All runs of one shape on one set of servers, spread over processes.
+
+The order is that of what is known: L needs the unloaded pooled mean; the curves need L; the best
+split and the comparisons at equal load need the curves' loads. What does not depend on each other
+runs side by side. Every run is a function of its arguments, so the numbers do not depend on how
+many processes there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from . import factool, wikichat
+from .contenders import ABLATIONS, ALTO, POOLED, Contender, Span, deployed, equal_split
+from .load import Curve, Point, run, search, timeline
+from .settings import TABLE
+from .splits import Split, best, proportional
+
+SHAPES: dict[str, ModuleType] = {"factool": factool, "wikichat": wikichat}
+LOAD: dict[str, Any] = TABLE["load"]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What was found for one shape on one set of servers."""
+
+    shape: str
+    engine: dict[str, Any]
+    unloaded: Point
+    latency_s: float
+    curves: dict[str, Curve]
+    """By contender: deployed equal, deployed best, pooled, alto."""
+    split: Split
+    splits: list[tuple[Split, float]]
+    """Every static split that was tried, with its mean latency."""
+    at_deployed: dict[str, Point]
+    """At the load of deployed with the equal split."""
+    at_pooled: dict[str, Point]
+    """At the load of pooled."""
+    ablations: dict[str, Point]
+    """At the load of alto."""
+    timelines: dict[str, list[Span]]
+    """One request in each contender, at the load of pooled."""
+
+
+EQUAL, BEST = "deployed, equal split", "deployed, best split"
+
+
+def measure(
+    shape: str, pool: Executor, engine: Mapping[str, Any], options: Mapping[str, Any]
+) -> Outcome:
+    """Everything about one shape. `options` are those of a run: duration, warmup, seed."""
+    stages = SHAPES[shape].LM_STAGES
+    given = {"engine": dict(engine), **options}
+    scale = engine["replicas"] / TABLE["engine"]["replicas"]
+    start = {name: rate * scale for name, rate in TABLE["start"][shape].items()}
+    equal = deployed(equal_split(stages, engine["replicas"]), EQUAL)
+    unloaded = pool.submit(
+        _run,
+        shape,
+        POOLED,
+        LOAD["unloaded_rate"],
+        {"engine": dict(engine), "duration": LOAD["unloaded_duration_s"], "warmup": 0.0},
+    ).result()
+    latency_s = max(LOAD["latency_s"], LOAD["latency_unloaded"] * unloaded.mean_s)
+
+    def curve(contender: Contender, rate: float) -> Future[Curve]:
+        return pool.submit(_search, shape, contender, latency_s, rate, given)
+
+    found = {
+        EQUAL: curve(equal, start["deployed"]),
+        POOLED.name: curve(POOLED, start["pooled"]),
+        ALTO.name: curve(ALTO, start["alto"]),
+    }
+    slow = found[EQUAL].result()
+    split_run = pool.submit(_best_split, shape, slow, engine)
+    at_deployed = pool.submit(_run, shape, ALTO, slow.load, given)
+    even = found[POOLED.name].result()
+    at_pooled = pool.submit(_run, shape, ALTO, even.load, given)
+    timelines = {
+        each.name: pool.submit(_timeline, shape, each, even.load, dict(engine))
+        for each in (equal, POOLED, ALTO)
+    }
+    split, tried = split_run.result()
+    found[BEST] = curve(deployed(split, BEST), slow.load)
+    fast = found[ALTO.name].result()
+    ablations = {each.name: pool.submit(_run, shape, each, fast.load, given) for each in ABLATIONS}
+    return Outcome(
+        shape,
+        dict(engine),
+        unloaded,
+        latency_s,
+        {name: found[name].result() for name in (EQUAL, BEST, POOLED.name, ALTO.name)},
+        split,
+        tried,
+        {EQUAL: slow.at_load, ALTO.name: at_deployed.result()},
+        {POOLED.name: even.at_load, ALTO.name: at_pooled.result()},
+        {ALTO.name: fast.at_load, **{name: each.result() for name, each in ablations.items()}},
+        {name: each.result() for name, each in timelines.items()},
+    )
+
+
+def _run(shape: str, contender: Contender, rate: float, given: Mapping[str, Any]) -> Point:
+    return run(SHAPES[shape], contender, rate, **given)
+
+
+def _search(
+    shape: str, contender: Contender, latency_s: float, start: float, given: Mapping[str, Any]
+) -> Curve:
+    return search(SHAPES[shape], contender, latency_s, start, **given)
+
+
+def _timeline(
+    shape: str, contender: Contender, rate: float, engine: Mapping[str, Any]
+) -> list[Span]:
+    return timeline(SHAPES[shape], contender, rate, engine=engine)
+
+
+def _best_split(
+    shape: str, equal: Curve, engine: Mapping[str, Any]
+) -> tuple[Split, list[tuple[Split, float]]]:
+    """Splits are compared a little above the load that the equal one can take."""
+    short = {
+        "engine": engine,
+        "duration": LOAD["split_duration_s"],
+        "warmup": LOAD["split_warmup_s"],
+    }
+
+    def latency(split: Split) -> float:
+        rate = equal.load * SPLIT_LOAD
+        return run(SHAPES[shape], deployed(split), rate, **short).mean_s
+
+    work = equal.points[0].tokens
+    stages = SHAPES[shape].LM_STAGES
+    start = proportional({stage: work[stage] for stage in stages}, engine["replicas"])
+    return best(start, latency)
+
+
+SPLIT_LOAD = 1.3
