@@ -281,6 +281,31 @@ def test_a_cancelled_request_gives_its_places_back() -> None:
     assert run_virtually(main()) == [0, 1]
 
 
+def test_a_committed_item_waits_for_a_producer_that_waits_for_a_place() -> None:
+    """Only the buffer of `numbers` can grow: its items are held until it has closed, and the one
+    that it is paused for waits for the place of a session that reads them."""
+
+    @stage(delivery="committed")
+    async def held(x: int) -> int:
+        return x
+
+    @stage(max_concurrency=1)
+    async def gather(x: int, items: alto.Stream[int]) -> int:
+        return sum([item async for item in items])
+
+    @pipeline
+    def p(x: int):
+        items = numbers(x)
+        return gather(items, held(items))
+
+    async def main() -> Any:
+        config = alto.Config(limits=alto.Limits(scope_items=1))
+        async with alto.Runtime(config) as runtime:
+            return await runtime.call(p, 5, timeout=100)
+
+    assert run_virtually(main()) == [0, 1, 2, 3, 4]
+
+
 def test_a_blocking_class_runs_one_at_a_time_and_instances_side_by_side() -> None:
     running: list[int] = []
     most: list[int] = []

@@ -196,7 +196,9 @@ def _surely_at_rest(run: Run) -> bool:
             if place.run is run and place.invocation is not None
         )
     return all(
-        invocation in waiting or invocation.state is State.WAITING or _idle(invocation)
+        invocation in waiting
+        or invocation.state in (State.WAITING, State.HELD)
+        or _idle(invocation)
         for invocation in interest.active(run.execution)
     )
 
