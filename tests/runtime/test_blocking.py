@@ -322,7 +322,7 @@ def test_the_time_in_which_a_session_works_on_what_it_has_been_given_does_count(
 
     async def main() -> None:
         async with watched() as runtime:
-            with pytest.raises(alto.StageError, match="took longer than timeout=0.1"):
+            with pytest.raises(alto.StageError, match=r"took longer than timeout=0\.1"):
                 await runtime.call(p, 1)
 
     on_real_loop(main)

@@ -89,6 +89,13 @@ def same(a: Any, b: Any) -> bool:
     return encode(a) == encode(b)
 
 
+def wake(invocation: Invocation) -> None:
+    """An attempt is over: nobody, not even a task that it has left behind, may wait for more."""
+    for feed in invocation.feeds:
+        if feed.reader is not None:
+            feed.reader.wake()
+
+
 def changed(before: Context) -> bool:
     """Whether a stage has left a context variable other than it was."""
     try:
@@ -300,9 +307,7 @@ class Run:
 
     def _stop(self, invocation: Invocation) -> None:
         """What an attempt still does is for nobody: cancel it."""
-        for feed in invocation.feeds:
-            if feed.reader is not None:
-                feed.reader.wake()
+        wake(invocation)
         self._open_gate(invocation)
         for stop in self.on_stop.pop(invocation, ()):
             stop()
@@ -442,6 +447,8 @@ class Run:
                 except BaseException as error:
                     if not self._absorb(invocation, task, error):
                         raise
+                if invocation.feeds:
+                    wake(invocation)
                 if invocation.task is None:  # stopped, whether or not the stage let go at once
                     while task.cancelling():
                         task.uncancel()
