@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import math
 import threading
@@ -476,10 +477,8 @@ def test_hundreds_of_requests_leave_nothing_behind() -> None:
 
             async def some(count: int) -> int:
                 for x in range(count):
-                    try:
+                    with contextlib.suppress(alto.AltoError):
                         await runtime.call(p, x % 4, timeout=0.5 if x % 5 == 0 else None)
-                    except alto.AltoError:
-                        pass
                     request = runtime.start(p, 1 + x % 2)
                     await asyncio.sleep(0.5)
                     request.cancel()
