@@ -5,6 +5,7 @@
 - ```toml blocks must be configurations that ALTO reads; one with a `title` is written to a file.
 - ```console: the lines that begin with `$ alto` are run. Lines below them are their output.
 - ```output must be what the block before it printed. `...` stands for any text, also of many lines.
+  With `any-order` its lines may come in any order: those of items that are finished side by side.
 - A block that cannot run anywhere is marked `no-run`, and says on its first line what it needs.
 """
 
@@ -125,7 +126,10 @@ class PageRun:
                 check_words(f"{self.where(block)}: {command}", words)
 
     def _output(self, block: Block) -> None:
-        compare(self.where(block), block.text, self.printed)
+        shown, printed = block.text, self.printed
+        if "any-order" in block.marks.split():
+            shown, printed = _sorted(shown), _sorted(printed)
+        compare(self.where(block), shown, printed)
 
 
 def commands(block: Block) -> list[tuple[str, str]]:
@@ -159,6 +163,10 @@ def compare(where: str, expected: str, printed: str) -> None:
     assert re.fullmatch(pattern, given, re.DOTALL), (
         f"{where}: shown\n{wanted}\nbut printed\n{given}"
     )
+
+
+def _sorted(text: str) -> str:
+    return "\n".join(sorted(text.strip().splitlines()))
 
 
 def _tidy(text: str) -> str:
