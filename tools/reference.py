@@ -77,7 +77,7 @@ GROUPS: dict[str, dict[str, list[str]]] = {
         ],
     },
     "Testing": {
-        "alto.testing.loop": ["run", "VirtualLoop", "Stuck"],
+        "alto.testing": ["run", "VirtualLoop", "Stuck"],
     },
 }
 
