@@ -453,3 +453,48 @@ def test_a_blocking_session_that_is_cancelled_is_told_at_its_next_read() -> None
     with pytest.raises(alto.DeadlineExceeded):
         alto.run(p, 7, timeout=0.1)
     assert ended.wait(10)
+
+
+def test_a_request_without_work_is_over_when_its_call_is() -> None:
+    @pipeline
+    def p(x: int):
+        return alto.either(x.where(lambda value: value > 1), x)  # type: ignore[attr-defined]
+
+    async def main() -> list[int]:
+        async with alto.Runtime() as runtime:
+            found = [await runtime.call(p, x) for x in range(3)]
+            nothing_left(runtime)
+            return found
+
+    assert run_virtually(main()) == [0, 1, 2]
+
+
+def test_what_a_failure_makes_ready_does_not_run() -> None:
+    ran: list[str] = []
+
+    @stage
+    async def broken(x: int) -> int:
+        raise ValueError("no")
+
+    @stage(on_error="fail")
+    async def needs(x: int) -> int:
+        ran.append("needs")
+        return x
+
+    @stage
+    async def beside(x: int, y: int) -> int:
+        ran.append("beside")
+        return x
+
+    @pipeline
+    def p(x: int):
+        failed = broken(x)
+        return {
+            "one": needs(failed),
+            "two": needs(alto.either(failed, x)),
+            "three": beside(x, failed),
+        }
+
+    with pytest.raises(alto.StageError, match="broken"):
+        call(p, 1)
+    assert ran == []

@@ -403,3 +403,44 @@ def test_what_is_held_no_longer_cannot_be_run_again(attempts: list[list[str | No
     with pytest.raises(alto.StageError) as caught:
         run_virtually(main())
     assert "is no longer held (replay_bytes=0). Raise [limits] replay_bytes" in str(caught.value)
+
+
+def test_a_committed_item_is_held_while_anything_that_it_came_from_may_change() -> None:
+    world = World([["a", "b", None], ["x", "b"]])
+    writes = world.writes()
+
+    @stage
+    async def first(items: Stream[str]) -> str:
+        async for item in items:
+            return item
+        return "nothing"
+
+    @stage
+    async def echo(item: str) -> AsyncIterator[str]:
+        yield item
+
+    @pipeline
+    def p(x: str):
+        items = writes(x)
+        return {"first": first(items), "below": echo(first(items)), "items": items}
+
+    events = events_of(p, "q", delivery="committed")
+    assert told(events, "first") == [((), "x")]
+    assert told(events, "below") == [((0,), "x")]
+
+
+def test_a_reader_that_is_content_does_not_wait_for_a_producer_nobody_else_reads() -> None:
+    world = World([["a", "b", None], ["x", "b"]])
+    writes = world.writes()
+
+    @stage(delivery="committed")
+    async def first(items: Stream[str]) -> str:
+        async for item in items:
+            return item
+        return "nothing"
+
+    @pipeline
+    def p(x: str):
+        return first(writes(x))
+
+    assert told(events_of(p, "q", delivery="committed")) == [((), "a")]

@@ -6,7 +6,8 @@ take according to the levels they lie on. Everything that is read by nobody beco
 Two kinds of case. In a *failing* one stages fail for good at some paths, and an attempt that is
 retried gives a prefix of what the last one gives. In a *varying* one attempts differ in any way,
 and nothing fails for good: a failure that hangs on an item that is later taken back is neither
-right nor wrong.
+right nor wrong. Of those some are *complete*: every flow that is read in part is an output too, so
+its producer is not cancelled for want of readers, and the part must be what the last attempt gave.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Case:
 
     seed: int
     varies: bool
+    complete: bool = False
     pipeline: Pipeline[Any, Any] = None  # type: ignore[assignment]
     plans: dict[str, Plan] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +48,8 @@ class Case:
 def draw(seed: int, body: Body) -> Case:
     """The case of a seed. `body(case, plan)` makes the function under a stage."""
     rng = random.Random(seed)
-    case = Case(seed, varies=rng.random() < 0.45)
+    case = Case(seed, varies=rng.random() < 0.55)
+    case.complete = case.varies and rng.random() < 0.5
     quiet = rng.random() < 0.3
     inner = [_draw_inner(case, rng, body, k, quiet) for k in range(rng.choice((0, 0, 1, 2)))]
     wiring = _Wiring(case, rng.randrange(1 << 30), body, inner, "s", quiet, rng.randint(1, 14))
@@ -79,7 +82,7 @@ def _draw_inner(
     case: Case, rng: random.Random, body: Body, number: int, quiet: bool
 ) -> Pipeline[Any, Any]:
     wiring = _Wiring(
-        case, rng.randrange(1 << 30), body, [], f"i{number}s", quiet, rng.randint(1, 4)
+        case, rng.randrange(1 << 30), body, None, f"i{number}s", quiet, rng.randint(1, 4)
     )
 
     def one(x: int) -> Any:
@@ -106,7 +109,7 @@ class _Wiring:
         case: Case,
         seed: int,
         body: Body,
-        inner: list[Pipeline[Any, Any]],
+        inner: list[Pipeline[Any, Any]] | None,
         prefix: str,
         quiet: bool,
         size: int,
@@ -121,11 +124,13 @@ class _Wiring:
         self.rng = random.Random(0)
         self.flows: list[Flow] = []
         self.stages: list[Stage[Any, Any]] = []
+        self.partly_read: set[Any] = set()
 
     def wire(self, given: list[Any]) -> Any:
         self.rng = rng = random.Random(self.seed)
         self.flows = list(given)
         self.stages = []
+        self.partly_read = set()
         ops = [self._stage] * 8 + [self._where] * 2 + [self._conditional, self._merge, self._again]
         ops += [self._nest] * (2 if self.inner else 0)
         for _ in range(self.size):
@@ -140,7 +145,8 @@ class _Wiring:
         mine = [flow for flow in self.flows if not any(flow is other for other in given)]
         named = {}
         for k, flow in enumerate(mine):
-            if flow._core not in used or self.rng.random() < 0.15:
+            asked = self.case.complete and flow._core in self.partly_read
+            if flow._core not in used or asked or self.rng.random() < 0.15:
                 named[f"o{k}"] = flow
         return named or {"o": self._use(self._make([("p0", "item")], False), p0=given[0])}
 
@@ -185,6 +191,8 @@ class _Wiring:
 
     def _use(self, stage: Stage[Any, Any], **values: Flow) -> Flow:
         self.stages.append(stage)
+        reads = self.case.plans[stage.name].reads
+        self.partly_read |= {values[p]._core for p, most in reads.items() if most is not None}
         found: Flow = stage(**values)
         return found
 
@@ -229,6 +237,7 @@ class _Wiring:
         self.flows.append(merge(*chosen))
 
     def _nest(self) -> None:
+        assert self.inner is not None
         inner = self.rng.choice(self.inner)
         main = self.rng.choice(self.flows)
         level = main._core.level
@@ -262,9 +271,9 @@ class _Wiring:
         plan.reads = {p: rng.choice((None, None, None, 0, 1, 2)) for p, _ in streamed}
         plan.slow = rng.choice((0.0, 0.1, 1.0, 5.0))
         partial = frozenset(p for p, most in plan.reads.items() if most is not None)
-        if case.varies:
+        if case.varies and (self.inner is None or not case.complete):
             plan.opaque = partial
-        readable = bool(streamed) and not plan.unordered and not (case.varies and partial)
+        readable = bool(streamed) and not plan.unordered and not plan.opaque
         plan.echo = fans_out and readable and rng.random() < 0.4
         options = self._options(plan)
         function = self.body(case, plan)
@@ -318,7 +327,7 @@ def _shaped(function: Callable[..., Any], name: str, annotations: dict[str, Any]
 
 def describe(case: Case) -> str:
     """The pipeline in a few lines, for a person who looks for what went wrong."""
-    kind = "varying" if case.varies else "failing"
+    kind = "complete" if case.complete else "varying" if case.varies else "failing"
     lines = [
         f"seed {case.seed}, {kind}, arguments {case.arguments}, limits {case.limits}"
         + (", stream" if case.stream else "")

@@ -272,7 +272,9 @@ class Execution:
             return
         rules = invocation.use.rules
         lifecycle.leave_running(self, invocation, State.FAILED, keep_feeds=True)
-        if self.losses and not interest.wanted(self, invocation.use.out, invocation.node):
+        if self.losses and not interest.wanted(
+            self, invocation.use.out, invocation.node, again=invocation.rerun
+        ):
             invocation.state = State.CANCELLED
             commit.cancelled(self, invocation)
             feeding.release_feeds(self, invocation)

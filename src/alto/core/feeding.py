@@ -69,7 +69,9 @@ def move(execution: Execution, feed: Feed) -> None:
     feed.hungry = False
     found = feed.fill()
     if type(found) is Failed:
-        if not execution.losses or interest.wanted(execution, invocation.use.out, feed.node):
+        if not execution.losses or interest.wanted(
+            execution, invocation.use.out, feed.node, again=invocation.rerun
+        ):
             execution.fail(found.error)
     elif feed.ended and lifecycle.lists_complete(execution, invocation):
         lifecycle.make_ready(execution, invocation)

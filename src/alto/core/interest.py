@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from . import commit, lifecycle, pressure, settling
 from .attempt import ACTIVE, Invocation, State
 from .graph import Flow, Gather, Kind, Level, Mode, Use
-from .scope import PENDING, Node
+from .scope import ABSENT, PENDING, Node
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -74,6 +74,12 @@ def active(execution: Execution) -> list[Invocation]:
 
 def settled(use: Use, node: Node) -> bool:
     """Whether this use needs nothing more at this node."""
+    if use.kind is Kind.EITHER:  # once its choice is made, even if that is not told yet
+        for _, flow in use.items:
+            value = node.vals[flow.slot]
+            if value is not ABSENT:
+                return value is not PENDING
+        return True
     if use.kind is not Kind.STAGE:
         return use.kind is not Kind.MERGE and node.vals[use.out.slot] is not PENDING
     if node.invocations is None:
@@ -82,35 +88,45 @@ def settled(use: Use, node: Node) -> bool:
     return invocation is not None and invocation.state not in ACTIVE
 
 
-def wanted(execution: Execution, flow: Flow, node: Node) -> bool:
-    """Whether anybody may still take an item of `flow` at or below `node`."""
+def wanted(execution: Execution, flow: Flow, node: Node, again: bool = False) -> bool:
+    """Whether anybody may still take an item of `flow` at or below `node`. With `again` the item
+    is made anew: then whoever took it before, and is over, takes it once more."""
     if flow.outputs:
         return True
     for use in flow.item_of:
-        if node.level.is_under(use.level) and settled(
-            use, node.up(node.level.depth - use.level.depth)
-        ):
-            continue
-        if wanted(execution, use.out, _clip(node, use.out.level)):
+        if node.level.is_under(use.level):
+            place = node.up(node.level.depth - use.level.depth)
+            if _unconcerned(use, place) if again else settled(use, place):
+                continue
+        if wanted(execution, use.out, _clip(node, use.out.level), again):
             return True
     for gather in flow.gathered_by:
-        if _gather_wanted(execution, gather, node):
+        if _gather_wanted(execution, gather, node, again):
             return True
-    return any(wanted(execution, use.out, _clip(node, use.out.level)) for use, _ in flow.merged_by)
+    return any(
+        wanted(execution, use.out, _clip(node, use.out.level), again) for use, _ in flow.merged_by
+    )
 
 
-def _gather_wanted(execution: Execution, gather: Gather, node: Node) -> bool:
+def _gather_wanted(execution: Execution, gather: Gather, node: Node, again: bool) -> bool:
     use = gather.use
     assert use is not None
     if not node.level.is_under(use.level):
-        return wanted(execution, use.out, _clip(node, use.out.level))
+        return wanted(execution, use.out, _clip(node, use.out.level), again)
     place = node.up(node.level.depth - use.level.depth)
-    if settled(use, place):
-        return False
     feed = place.feeds.get(gather.slot) if place.feeds else None
-    if feed is not None and (feed.lost or feed.ended):
+    if again:
+        if _unconcerned(use, place) or (feed is not None and feed.lost and not feed.given):
+            return False
+    elif settled(use, place) or (feed is not None and (feed.lost or feed.ended)):
         return False
-    return wanted(execution, use.out, place)
+    return wanted(execution, use.out, place, again)
+
+
+def _unconcerned(use: Use, node: Node) -> bool:
+    """Whether this use never took its items here, and will not."""
+    invocation = node.invocations.get(use.slot) if node.invocations else None
+    return use.kind is Kind.STAGE and invocation is not None and invocation.state is State.CANCELLED
 
 
 def _clip(node: Node, level: Level) -> Node:
@@ -145,7 +161,7 @@ def lost(execution: Execution, flow: Flow, node: Node) -> None:
             invocation = place.invocations.get(use.slot) if place.invocations else None
             if invocation is None or invocation.state not in ACTIVE:
                 continue
-            if not wanted(execution, use.out, place):
+            if not wanted(execution, use.out, place, again=invocation.rerun):
                 cancel(execution, invocation)
 
 

@@ -29,7 +29,7 @@ def start(
     invocation.failures = failures
     invocation.rerun = rerun
     put_at(node, use, invocation)
-    if execution.losses and not interest.wanted(execution, use.out, node):
+    if execution.losses and not interest.wanted(execution, use.out, node, again=rerun):
         invocation.state = State.CANCELLED
         for gather in use.gathers:
             feeding.lose(execution, feeding.feed_at(execution, gather, node))

@@ -131,7 +131,13 @@ def spend(execution: Execution, node: Node) -> None:
     """Everything that had to happen at this node has happened: let it go."""
     while True:
         parent = node.parent
-        if parent is None or type(node.key) is tuple:
+        if node.source is not None:  # below a merge: the item that it stands for waits for it
+            node = node.source
+            node.open -= 1
+            if node.open != 0:
+                return
+            continue
+        if parent is None:
             return
         assert parent.scopes is not None
         scope = parent.scopes.get(node.level.slot)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import feeding, interest, lifecycle, settling
+from . import feeding, interest, lifecycle, pressure, settling
 from .attempt import ACTIVE, Invocation, State
 from .feed import END, Cursor, Feed, Forgotten
 from .graph import Flow, Gather, Kind, Mode, Output, Use
@@ -243,9 +243,12 @@ def _remerge(execution: Execution, node: Node, use: Use, position: int, value: A
         revise(execution, merged, use.out, value)
         return
     if merged is not None:
+        waited_for = merged.open > 0
         kill(execution, merged)
         assert node.merged is not None
         del node.merged[use.index, position]
+        if waited_for:
+            pressure.obligation(execution, node)
     if present:
         execution.settle(merged_node(node, use, position), use.out, value)
     assert use.opens is not None
@@ -300,8 +303,9 @@ def _reevaluate_stage(execution: Execution, use: Use, node: Node) -> None:
         return
     failed = next((value for value in values if type(value) is Failed), None)
     if failed is not None:
+        again = over or invocation.rerun
         lifecycle.end_rerun(execution, invocation)
-        settling.reached(execution, use, node, failed, use.items[0][1])
+        settling.reached(execution, use, node, failed, use.items[0][1], again)
     elif any(value is ABSENT for value in values):
         lifecycle.end_rerun(execution, invocation)
         settling.absent(execution, use, node)
@@ -320,6 +324,8 @@ def merged_node(node: Node, use: Use, position: int) -> Node:
     rest = node.path[len(above.path) :]
     merged = Node(above, (position, *rest), use.opens)
     merged.source = node
+    if merged.open:
+        node.open += 1
     if node.merged is None:
         node.merged = {}
     node.merged[use.index, position] = merged

@@ -160,12 +160,14 @@ def nothing(execution: Execution, invocation: Invocation) -> None:
         lifecycle.close(execution, invocation, None)
 
 
-def reached(execution: Execution, use: Use, node: Node, failed: Failed, flow: Flow) -> None:
+def reached(
+    execution: Execution, use: Use, node: Node, failed: Failed, flow: Flow, again: bool = False
+) -> None:
     """An argument failed. Operators pass it on; a stage that is wanted fails the request."""
     if use.kind is Kind.INSTANT:
         if node.vals[use.out.slot] is PENDING:
             execution.settle(node, use.out, failed)
-    elif not execution.losses or interest.wanted(execution, use.out, node):
+    elif not execution.losses or interest.wanted(execution, use.out, node, again):
         execution.fail(failed.error)
     else:
         invocation = Invocation(execution, use, node, 0)
