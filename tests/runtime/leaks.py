@@ -35,6 +35,22 @@ def nothing_held(runtime: alto.Runtime) -> None:
         assert not unit.batches, f"{unit.name}: a batch is forming"
 
 
+async def quiet(runtime: alto.Runtime) -> None:
+    """Until threads whose attempts were stopped, and streams that were left, have ended."""
+    while busy(runtime):
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.to_thread(threading.Event().wait, 0.001)
+
+
+def busy(runtime: alto.Runtime) -> bool:
+    units = runtime.units.values()
+    return bool(
+        runtime.open_requests
+        or runtime._cleaning
+        or any(unit.places.held or unit.batches for unit in units)
+    )
+
+
 def alto_threads() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if t.name.startswith("alto-")]
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
@@ -31,7 +32,7 @@ from ..core.events import Emit, Finish, Go, Stop, Wake
 from ..core.execution import Execution, Invocation, State
 from ..core.feed import Feed
 from ..core.path import Path, show
-from ..errors import StageError
+from ..errors import DeadlineExceeded, StageError
 from ..values import encode, size_of
 from . import places
 from .attempts import run_one
@@ -260,7 +261,7 @@ class Run:
     def _runner_ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            self.cancel(task.exception() or RuntimeError("a runner failed"))
+            self._failed(task.exception() or RuntimeError("a runner failed"))
         elif (self.execution.ready or self.granted) and not self.execution.finished:
             self.schedule()
         if not self.tasks and self.execution.finished:
@@ -281,8 +282,11 @@ class Run:
     def _tick(self) -> None:
         self._timer = None
         self.execution.now = self.loop.time()
-        self.execution.tick()
-        self.pump()
+        try:
+            self.execution.tick()
+            self.pump()
+        except Exception as error:
+            self._failed(error)
 
     def _push(self, event: Event) -> None:
         self.events.append(event)
@@ -336,24 +340,35 @@ class Run:
         return invocation.state is State.RUNNING
 
     def _finish(self, error: BaseException | None) -> None:
+        """The request is over. Whoever waits for it hears of it, whatever goes wrong here."""
         self.error = error
-        self.runtime.over(self, cleaning=bool(self.tasks))
-        while self.granted:
-            place = self.granted.popleft()[1]
-            place.unit.places.release(place)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        for wanted in list(self.waits):
-            wanted.forget(self)
-        self.waits.clear()
-        for gate in self._gates.values():
-            if not gate.done():
-                gate.set_result(None)
-        self._gates.clear()
-        self.done.set()
-        if self._more is not None and not self._more.done():
-            self._more.set_result(None)
+        try:
+            self.runtime.over(self, cleaning=bool(self.tasks))
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            for gate in self._gates.values():
+                if not gate.done():
+                    gate.set_result(None)
+            self._gates.clear()
+            for wanted in list(self.waits):
+                wanted.forget(self)
+            self.waits.clear()
+            while self.granted:
+                place = self.granted.popleft()[1]
+                place.unit.places.release(place)
+        finally:
+            self.done.set()
+            if self._more is not None and not self._more.done():
+                self._more.set_result(None)
+
+    def _failed(self, error: BaseException) -> None:
+        """Not a stage but the runtime itself has raised: end the request with that."""
+        try:
+            self.cancel(error)
+        finally:
+            if not self.done.is_set():
+                self._finish(error)
 
     # ---------------------------------------------------------------- places
 
@@ -410,7 +425,7 @@ class Run:
         ready, granted = execution.ready, self.granted
         task = asyncio.current_task()
         assert task is not None
-        time = self.loop.time
+        clock = self.loop.time
         count = 0
         while ready or granted:
             place: Place | None = None
@@ -420,7 +435,7 @@ class Run:
                 invocation = ready.popleft()
             unit = units[invocation.use.index]
             assert unit is not None
-            execution.now = time()
+            execution.now = clock()
             if place is None and self.holds(invocation):
                 continue
             if unit.plain and not invocation.feeds:
@@ -440,7 +455,7 @@ class Run:
                         value = await unit.stage.function(
                             **execution.arguments(invocation, self.stream_of)
                         )
-                        execution.now = time()
+                        execution.now = clock()
                         execution.done(invocation, value)
                     else:
                         await run_one(self, unit, invocation, self._placed.pop(invocation, None))
@@ -533,6 +548,11 @@ class Run:
         execution = self.execution
         stage = invocation.use.stage
         execution.now = self.loop.time()
+        if isinstance(error, DeadlineExceeded) and self.deadline is not None:
+            resolution = time.get_clock_info("monotonic").resolution
+            if self.deadline <= execution.now + resolution:  # the request's, not the attempt's
+                self.cancel(error)
+                return
         retryable = isinstance(error, stage.retry_on) and not isinstance(error, StageError)
         execution.broke(invocation, error, retryable)
         self.pump()
