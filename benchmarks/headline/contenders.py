@@ -11,12 +11,15 @@ ALTO's scheduler send a call on at once, to the next replica in turn.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import Any
 
 from alto import Call, Config, Delta, Simulated
+from alto.core.policies.prompt_aware import PromptAware
 from alto.core.replicas import Limits
+from alto.core.scheduling import Candidate, Facts, Policy
 from alto.engines.pool import Pool
 from alto.engines.protocol import Engine, Take
 
@@ -24,6 +27,16 @@ from .settings import TABLE
 
 NO_WAITING = Limits(sequences_start=1 << 20, sequences_max=1 << 20, prefill_wait_s=1e9)
 """A pool that sends every call on at once: its replicas never count as full."""
+
+
+class Unweighted(PromptAware):
+    """`prompt-aware` that does not ask how much a request waits for a call."""
+
+    def choose(
+        self, candidates: Sequence[Candidate], facts: Facts, now: float, random: Random
+    ) -> int:
+        alike = [replace(one, weight=float(one.sequences)) for one in candidates]
+        return super().choose(alike, replace(facts, weight=1.0), now, random)
 
 
 @dataclass(slots=True)
@@ -63,6 +76,7 @@ class Servers:
     """Simulated servers behind a pool with limits of its own."""
 
     spec: Simulated
+    policy: str | Policy
     limits: Limits | None
     log: list[Span] | None = None
 
@@ -71,7 +85,7 @@ class Servers:
         opened = pool(
             name,
             self.spec.open_replicas(name),
-            policy=self.spec.policy,
+            policy=self.policy,
             seed=self.spec.seed,
             limits=self.limits,
             continue_final_message=True,
@@ -87,7 +101,7 @@ class Contender:
 
     name: str
     streaming: bool = True
-    policy: str = "prompt-aware"
+    policy: str | Policy = "prompt-aware"
     late: bool = True
     """Calls wait in the pool until a replica has room."""
     split: Mapping[str, int] = field(default_factory=dict)
@@ -101,11 +115,11 @@ class Contender:
     ) -> Config:
         """Its servers. With a `log` every call is written down in it."""
         sizes = self.split or {"chat": engine["replicas"]}
-        spec = Simulated(**{**engine, "policy": self.policy, "respond": respond, "replicas": 1})
+        spec = Simulated(**{**engine, "respond": respond, "replicas": 1})
         limits = None if self.late else NO_WAITING
         return Config(
             engines={
-                name: Servers(replace(spec, replicas=count), limits, log)
+                name: Servers(replace(spec, replicas=count), self.policy, limits, log)
                 for name, count in sizes.items()
             }
         )
@@ -115,6 +129,7 @@ ALTO = Contender("alto")
 POOLED = Contender("pooled", streaming=False, policy="round-robin", late=False)
 ABLATIONS = (
     Contender("alto, no streaming", streaming=False),
+    Contender("alto, all calls weigh the same", policy=Unweighted()),
     Contender("alto, round-robin", policy="round-robin"),
     Contender("alto, least-outstanding", policy="least-outstanding"),
     Contender("alto, prefix-affinity", policy="prefix-affinity"),
@@ -129,9 +144,9 @@ def deployed(split: Mapping[str, int], name: str = "deployed") -> Contender:
 
 
 def equal_split(stages: tuple[str, ...], replicas: int) -> dict[str, int]:
-    """As equal as can be; what is over goes to the last stages."""
+    """As equal as can be; what is over goes to the first stages in the order of the pipeline."""
     each, over = divmod(replicas, len(stages))
-    return {stage: each + (at >= len(stages) - over) for at, stage in enumerate(stages)}
+    return {stage: each + (at < over) for at, stage in enumerate(stages)}
 
 
 ENGINE: dict[str, Any] = TABLE["engine"]

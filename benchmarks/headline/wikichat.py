@@ -28,7 +28,7 @@ from . import texts
 from .settings import TABLE
 
 NAME = "wikichat"
-LM_STAGES = ("query", "generate", "split", "draft", "refine", "summarize", "verify")
+LM_STAGES = ("query", "summarize", "generate", "split", "verify", "draft", "refine")
 PREFIX: dict[str, int] = TABLE["wikichat"]["prefix"]
 OUTPUT: dict[str, int] = TABLE["wikichat"]["output"]
 SEARCH_S: float = TABLE["wikichat"]["search"]["seconds"]

@@ -24,6 +24,7 @@ def candidate(
     prefill_s: float = 1e-4,
     step_s: float = 0.01,
     rise_s: float = 1e-4,
+    weight: float | None = None,
 ) -> Candidate:
     return Candidate(
         ReplicaId(replica),
@@ -35,6 +36,7 @@ def candidate(
         prefill_s,
         step_s + rise_s * sequences,
         rise_s,
+        sequences if weight is None else weight,
     )
 
 
@@ -131,6 +133,11 @@ PROMPT_AWARE = [
         {1},
     ),
     (
+        "where crowds of calls of one request run, rather than calls that are waited for",
+        [candidate(0, sequences=6, weight=6.0), candidate(1, sequences=8, weight=2.0)],
+        {1},
+    ),
+    (
         "where nothing must be forgotten for it",
         [candidate(0, free=100), candidate(1, free=1e5)],
         {1},
@@ -151,6 +158,15 @@ def test_prefix_affinity_takes(why: str, candidates: list[Candidate], expected: 
 @pytest.mark.parametrize(("why", "candidates", "expected"), PROMPT_AWARE)
 def test_prompt_aware_takes(why: str, candidates: list[Candidate], expected: set[int]) -> None:
     assert chosen(resolve("prompt-aware"), candidates) == expected
+
+
+def test_one_of_a_crowd_leaves_the_fast_replica_to_calls_that_are_waited_for() -> None:
+    fast = candidate(0, sequences=2, weight=2.0)
+    slow = candidate(1, sequences=9, weight=1.0)
+    alone = Facts("draft", prompt_tokens=200.0, output_tokens=200.0)
+    one_of_sixteen = Facts("verify", prompt_tokens=200.0, output_tokens=200.0, weight=0.25)
+    assert chosen(resolve("prompt-aware"), [fast, slow], alone) == {0}
+    assert chosen(resolve("prompt-aware"), [fast, slow], one_of_sixteen) == {1}
 
 
 def test_the_cost_of_the_worked_example_in_the_docs() -> None:

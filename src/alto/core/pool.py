@@ -30,6 +30,7 @@ Always true:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
@@ -78,6 +79,7 @@ class _Flight:
     max_tokens: int | None
     since: float
     """When its request came to this pool."""
+    request: str
     due: float
     tries: list[Try] = field(default_factory=list)
     waiting: bool = True
@@ -129,6 +131,8 @@ class CallPool:
         self._random = random
         self._flights: dict[CallId, _Flight] = {}
         self._since: dict[str, float] = {}
+        self._beside: dict[str, int] = {}
+        """Calls of each request that are not gone."""
         self._queue: list[tuple[float, int, CallId]] = []
         """Heap by due time, then by number. Entries of calls that went away stay until reached."""
         self._paused: list[tuple[float, int, CallId]] = []
@@ -204,6 +208,7 @@ class CallPool:
         queued = any(self._is_waiting(entry[2]) for entry in self._queue)
         assert not (queued and any(replica.takes(self._now) for replica in self.replicas))
         assert self._flights or not self._hedged
+        assert sum(self._beside.values()) == len(self._flights), self._beside
 
     # --- Events
 
@@ -220,9 +225,17 @@ class CallPool:
         if deadline is not None:
             due = min(due, deadline - self.duration_s.get(event.stage, DURATION_S_PRIOR))
         flight = _Flight(
-            event.call, event.prompt, event.stage, deadline, event.max_tokens, since, due
+            event.call,
+            event.prompt,
+            event.stage,
+            deadline,
+            event.max_tokens,
+            since,
+            event.request,
+            due,
         )
         self._flights[event.call] = flight
+        self._beside[event.request] = self._beside.get(event.request, 0) + 1
         self.waiting += 1
         self._enqueue(flight, now)
 
@@ -239,7 +252,7 @@ class CallPool:
         flight, sent = self._find(event)
         if flight is None or sent is None:
             return
-        del self._flights[flight.call]
+        self._remove(flight)
         usage = event.usage
         tokens = event.chars * self.tokens_per_char.value
         if usage is not None and usage.completion_tokens:
@@ -391,6 +404,7 @@ class CallPool:
             self.expected_tokens(flight.stage, flight.max_tokens),
             flight.deadline,
             now - flight.since,
+            self._weight(flight),
         )
         candidates = [replica.candidate(blocks, per_byte) for replica in free]
         forgive(free, candidates, now)
@@ -529,13 +543,24 @@ class CallPool:
 
     def _forget(self, flight: _Flight) -> None:
         """The call is gone. Its queue entry stays, but such entries never outnumber the living."""
-        del self._flights[flight.call]
+        self._remove(flight)
         if flight.waiting:
             flight.waiting = False
             self.waiting -= 1
             if len(self._queue) > 2 * self.waiting + 64:
                 self._queue[:] = [entry for entry in self._queue if self._is_waiting(entry[2])]
                 heapify(self._queue)
+
+    def _remove(self, flight: _Flight) -> None:
+        del self._flights[flight.call]
+        self._beside[flight.request] -= 1
+        if not self._beside[flight.request]:
+            del self._beside[flight.request]
+
+    def _weight(self, flight: _Flight) -> float:
+        """How much its request waits for a call; see `Facts.weight`."""
+        beside = self._beside[flight.request] if flight.request else 1
+        return 1.0 if beside == 1 else 1.0 / math.sqrt(beside)
 
     def _request_since(self, request: str, now: float) -> float:
         """When the request first came here. The requests longest unheard of are forgotten first."""

@@ -94,6 +94,7 @@ class Try:
     """Calls that ran there, before it."""
     promised_bytes: float
     probe: bool
+    weight: float
     area_at: float = 0.0
     read_at: float = 0.0
     began_at: float | None = None
@@ -117,6 +118,8 @@ class ReplicaState:
         self.name = name
         self.limits = limits
         self.sequences = 0
+        self.weight = 0.0
+        """How much the calls there are waited for: the sum of `Facts.weight`."""
         self.prefill_tokens = 0.0
         self.others = 0
         """Calls of other pools on it, from the engine's own metrics."""
@@ -210,6 +213,7 @@ class ReplicaState:
             self.prefill_s,
             self.step_s(running + 1),
             self.speed.step.slope * self.slowness.value,
+            self.weight + self.others,  # nothing is known of those, so they count in full
         )
 
     # --- Life of a try
@@ -228,9 +232,11 @@ class ReplicaState:
             self.sequences + self.others,
             cached_tokens / per_byte,
             self.open_until is not None,
+            facts.weight,
         )
         self._probing = self._probing or sent.probe
         self.sequences += 1
+        self.weight += sent.weight
         self.prefill_tokens += uncached
         if blocks:
             self.prefix.add(blocks)
@@ -254,8 +260,9 @@ class ReplicaState:
         """The try is over, whatever the reason."""
         self._pass(now)
         self.sequences -= 1
+        self.weight = max(0.0, self.weight - sent.weight)
         if not self.sequences:
-            self.prefill_tokens = 0.0  # sums of floats drift
+            self.prefill_tokens = self.weight = 0.0  # sums of floats drift
         if sent.began_at is None:
             self.prefill_tokens = max(0.0, self.prefill_tokens - sent.uncached_tokens)
             if sent.probe:

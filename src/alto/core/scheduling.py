@@ -37,6 +37,10 @@ class Facts:
     """In the clock of `now`."""
     waited_s: float = 0.0
     """How long the call's request has been in this pool."""
+    weight: float = 1.0
+    """How much its request waits for it: 1 for a call alone, 1 / sqrt(n) for one of n calls of a
+    request. Of calls side by side the slowest counts, and each might be that; were it surely
+    another one it would count nothing, were all equally slow, 1 / n."""
 
 
 @dataclass(slots=True)
@@ -59,6 +63,8 @@ class Candidate:
     """Measured seconds to write one token, with the present calls and this one."""
     step_rise_s: float
     """Seconds by which one more call makes every token of all calls there later."""
+    weight: float
+    """The sum of the weights of the calls under way there."""
 
 
 @dataclass(slots=True)

@@ -1,22 +1,26 @@
 """`prompt-aware` (the default): the replica where the call costs everybody the least time.
 
-The cost of a place is in seconds, and has two halves. What the call itself will need there:
+The cost of a place is in seconds that requests wait, and has two halves. What the call itself will
+need there, as far as its request waits for it:
 
-    prefill_s * (prefill_tokens + uncached)        reading what is queued before it, then its own
-  + output_tokens * step_s                         writing, at the speed of that replica under load
-
+    weight * prefill_s * (prefill_tokens + uncached)    reading what is queued before it,
+                                                        then its own
+  + weight * output_tokens * step_s                     writing, at the speed of that replica
+                                                        under load
 and what it takes from the others that run there:
 
-    sequences * prefill_s * uncached               a prompt being read holds every writer up
-  + sequences * output_tokens * step_rise_s        one more in the batch makes every step longer
-  + (sequences + 1) * prefill_s * evicted          what is pushed out of the cache is read again
+    others * prefill_s * uncached                   a prompt being read holds every writer up
+  + others * output_tokens * step_rise_s            one more in the batch makes every step longer
+  + (others + weight) * prefill_s * evicted         what is pushed out of the cache is read again
 
-
-where `uncached = prompt_tokens - cached_tokens` and `evicted = max(0, uncached - free_tokens)`. So
-a warm replica is preferred by just the time that its cache saves, to the call and to its
-neighbours; a busy one is left by just the time that its queue costs; a replica twice as fast gets
-about twice the calls. No weight needs tuning, since all terms are the same seconds. Among replicas
-within two milliseconds the lot decides.
+where `uncached = prompt_tokens - cached_tokens`, `evicted = max(0, uncached - free_tokens)`,
+`weight` is how much the call's request waits for it (1 if it is the only one under way, less
+beside others), and `others` the sum of the weights of the calls there. So a warm replica is
+preferred by just the time that its cache saves, to the call and to its neighbours; a busy one is
+left by just the time that its queue costs; a replica twice as fast gets about twice the calls. And
+a call that its request does nothing but wait for finds a replica that writes fast, as the crowds of
+calls of one request gather on others. Nothing needs tuning, since all terms are the same seconds.
+Among replicas within two milliseconds the lot decides.
 
 It is wrong where its numbers are: an engine that reports no usage teaches it little, and a stage
 whose texts are sometimes ten and sometimes a thousand tokens long has no useful mean.
@@ -33,14 +37,16 @@ TIE_S = 0.002
 
 
 def cost(candidate: Candidate, facts: Facts) -> float:
-    """Seconds that the call needs at this replica, and takes from others there."""
+    """Seconds that the call needs at this replica, and takes from others there, each as far as a
+    request waits for it."""
     uncached = facts.prompt_tokens - candidate.cached_tokens
     reading = candidate.prefill_s * uncached
     waiting = candidate.prefill_s * candidate.prefill_tokens
     writing = facts.output_tokens * candidate.step_s
-    harm = candidate.sequences * (reading + facts.output_tokens * candidate.step_rise_s)
+    harm = candidate.weight * (reading + facts.output_tokens * candidate.step_rise_s)
     evicted = candidate.prefill_s * max(0.0, uncached - candidate.free_tokens)
-    return waiting + reading + writing + harm + (candidate.sequences + 1) * evicted
+    own = facts.weight * (waiting + reading + writing)
+    return own + harm + (candidate.weight + facts.weight) * evicted
 
 
 class PromptAware:
