@@ -146,7 +146,7 @@ class Run:
         self.granted: deque[tuple[Invocation, Place]] = deque()
         self.waits: dict[Places, int] = {}  # where attempts wait for a place, and how many
         self.lent: dict[Invocation, Place] = {}  # by attempts at rest, to others
-        self.on_stop: dict[Invocation, list[Callable[[], None]]] = {}
+        self.on_stop: dict[Invocation, list[Callable[[], object]]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.events: deque[Event] = deque()
         self.bounded = bounded
@@ -313,14 +313,18 @@ class Run:
         """What an attempt still does is for nobody: cancel it."""
         wake(invocation)
         self._open_gate(invocation)
-        for stop in self.on_stop.pop(invocation, ()):
-            stop()
+        self._end_calls(invocation)
         task = invocation.task
         if isinstance(task, BatchCall):
             task.stop(invocation)
         elif task is not None and task is not asyncio.current_task():
             invocation.task = None  # its runner sees by this that it has been cancelled
             task.cancel()
+
+    def _end_calls(self, invocation: Invocation) -> None:
+        """What an attempt has started for itself ends with it."""
+        for stop in self.on_stop.pop(invocation, ()):
+            stop()
 
     def _open_gate(self, invocation: Invocation) -> None:
         gate = self._gates.pop(invocation, None)
@@ -464,6 +468,8 @@ class Run:
                         raise
                 if invocation.feeds:
                     wake(invocation)
+                if self.on_stop:
+                    self._end_calls(invocation)
                 if invocation.task is None:  # stopped, whether or not the stage let go at once
                     while task.cancelling():
                         task.uncancel()

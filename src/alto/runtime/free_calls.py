@@ -1,0 +1,159 @@
+"""`alto.engine(name)`: calls of an engine that a stage makes by itself: loops, tools, agents.
+
+They go through the same scheduler as LM stages, carry the caller's ancestry, and obey its deadline
+and cancellation. In an async stage the deltas are read with `async for`; in a blocking one with
+`for`: then a task on the loop reads the engine and hands the deltas to the thread.
+
+Always true:
+    E1  a call ends when its reader leaves it, and when the attempt that made it is over
+    E2  in a thread the end of the attempt is `Stopped`, which unwinds the user's code
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from ..core.calls import Call, Delta, Message
+from ..core.execution import Invocation, State
+from .current import running
+from .threads import Stopped, tell
+
+if TYPE_CHECKING:
+    from .driver import Run
+
+
+class EngineHandle:
+    """`alto.engine(name)`: free calls of an engine from inside a stage.
+
+    They go through the same scheduler as LM stages, carry the caller's ancestry, and obey its
+    deadline and cancellation. `async for delta in engine.stream(messages)`, or `for` in a blocking
+    stage; a delta is a string with `reasoning`, `tool_calls`, `finish_reason` and `usage`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def stream(self, messages: str | list[Message], **options: Any) -> Deltas:
+        """One call. Options: max_tokens, temperature, stop, seed, tools, model; others go into the
+        request's body."""
+        here = running.get()
+        if here is None:
+            raise RuntimeError(
+                f"alto.engine({self.name!r}).stream() was called outside a stage. To call an "
+                "engine without a pipeline use Runtime.engine(name).stream(Call(messages=...))."
+            )
+        return Deltas(self.name, *here, free_call(messages, options))
+
+    async def complete(self, messages: str | list[Message], **options: Any) -> str:
+        """The whole text of one call. In a blocking stage: `"".join(engine.stream(...))`."""
+        async with aclosing(self.stream(messages, **options)) as deltas:
+            return "".join([delta async for delta in deltas])
+
+    def __repr__(self) -> str:
+        return f"<engine {self.name}>"
+
+
+class Deltas:
+    """The answer to one call, read once: `async for` on the loop, `for` in a thread."""
+
+    def __init__(self, engine: str, run: Run, invocation: Invocation, call: Call) -> None:
+        self._engine = engine
+        self._run = run
+        self._invocation = invocation
+        call.stage = invocation.use.name
+        call.path = invocation.path
+        call.request = run.id
+        call.attempt = invocation.attempt
+        call.deadline = run.deadline
+        self._call = call
+        self._items = self._read()
+
+    async def _read(self) -> AsyncGenerator[Delta, None]:
+        run = self._run
+        engine = run.runtime.engine(self._engine, self._call.stage)
+        async with aclosing(engine.stream(self._call)) as deltas:
+            async for delta in deltas:
+                if delta.usage is not None:
+                    run.usage = run.usage + delta.usage
+                yield delta
+
+    def __aiter__(self) -> AsyncGenerator[Delta, None]:
+        return self._items
+
+    async def __anext__(self) -> Delta:
+        return await anext(self._items)
+
+    async def aclose(self) -> None:
+        """End the call."""
+        await self._items.aclose()
+
+    def __iter__(self) -> Iterator[Delta]:
+        run = self._run
+        if threading.get_ident() == run.thread:
+            raise TypeError(
+                f"stage {self._call.stage}: on the event loop the deltas of engine "
+                f"{self._engine!r} are read with 'async for'; 'for' is for blocking stages, which "
+                "run in threads (on virtual time they do not)."
+            )
+        return self._in_thread()
+
+    def _in_thread(self) -> Iterator[Delta]:
+        run = self._run
+        pieces: queue.SimpleQueue[Delta | BaseException | None] = queue.SimpleQueue()
+        context = copy_context()
+        tasks: list[asyncio.Task[None]] = []
+
+        def begin() -> None:
+            if self._invocation.state is not State.RUNNING:
+                pieces.put(Stopped())
+                return
+            task = run.loop.create_task(self._hand_over(pieces), context=context)
+            task.add_done_callback(ended)
+            tasks.append(task)
+            run.on_stop.setdefault(self._invocation, []).append(task.cancel)
+
+        def ended(task: asyncio.Task[None]) -> None:  # also of one that never took a step
+            pieces.put(Stopped() if task.cancelled() else task.exception())
+
+        def end() -> None:
+            for task in tasks:
+                task.cancel()
+
+        if not tell(run.loop, begin):
+            raise Stopped
+        try:
+            while (piece := pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+        finally:
+            tell(run.loop, end)
+
+    async def _hand_over(self, pieces: queue.SimpleQueue[Delta | BaseException | None]) -> None:
+        async with aclosing(self._items):
+            async for delta in self._items:
+                pieces.put(delta)
+
+
+def free_call(messages: str | list[Message], options: dict[str, Any]) -> Call:
+    """A `Call` from messages and OpenAI-named options."""
+    named = {}
+    for name in ("max_tokens", "temperature", "seed", "tools", "model"):
+        value = options.pop(name, None)
+        if value is not None:
+            named[name] = value
+    stop = options.pop("stop", ())
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    return Call(
+        messages=messages,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        extra=options,
+        **named,
+    )
