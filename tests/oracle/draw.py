@@ -133,6 +133,8 @@ class _Wiring:
         self.partly_read = set()
         ops = [self._stage] * 8 + [self._where] * 2 + [self._conditional, self._merge, self._again]
         ops += [self._nest] * (2 if self.inner else 0)
+        if self.inner is not None and rng.random() < 0.08:
+            self._deep()
         for _ in range(self.size):
             rng.choice(ops)()
         return self._outputs(given)
@@ -160,7 +162,7 @@ class _Wiring:
     def _stage(self) -> None:
         rng = self.rng
         main = rng.choice(self.flows)
-        if rng.random() < 0.25:
+        if rng.random() < 0.3:
             main = max(self.flows, key=lambda flow: flow._core.level.depth)
         level = main._core.level
         item = rng.random() < 0.75 and level.is_under(self._base())
@@ -186,8 +188,15 @@ class _Wiring:
                 values[f"g{k}"] = rng.choice(lower)
         if not parameters:
             return
-        fans_out = rng.random() < (0.6 if level.depth < 3 else 0.3) and level.depth < LEVELS_MAX
+        fans_out = rng.random() < (0.6 if level.depth < 3 else 0.5) and level.depth < LEVELS_MAX
         self.flows.append(self._use(self._make(parameters, fans_out), **values))
+
+    def _deep(self) -> None:
+        """As many levels as there may be, each below the one before."""
+        for _ in range(LEVELS_MAX):
+            if self.flows[-1]._core.level.depth < LEVELS_MAX:
+                stage = self._make([("p0", "item")], True)
+                self.flows.append(self._use(stage, p0=self.flows[-1]))
 
     def _use(self, stage: Stage[Any, Any], **values: Flow) -> Flow:
         self.stages.append(stage)
@@ -268,7 +277,8 @@ class _Wiring:
         streamed = [(p, kind) for p, kind in parameters if kind in ("Stream", "AsCompleted")]
         plan = Plan(name, fans_out, most=rng.choice((1, 2, 3, 4)), varies=case.varies)
         plan.unordered = frozenset(p for p, kind in streamed if kind == "AsCompleted")
-        plan.reads = {p: rng.choice((None, None, None, 0, 1, 2)) for p, _ in streamed}
+        most = (None, 0, 1, 1, 2) if case.complete else (None, None, None, 0, 1, 2)
+        plan.reads = {p: rng.choice(most) for p, _ in streamed}
         plan.slow = rng.choice((0.0, 0.1, 1.0, 5.0))
         partial = frozenset(p for p, most in plan.reads.items() if most is not None)
         if case.varies and (self.inner is None or not case.complete):
