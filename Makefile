@@ -14,7 +14,7 @@ SEED ?= 1
 
 help:
 	@sed -n '1,5p' Makefile | cut -c3-
-	@echo "also: check  format  bench  sim SEED=n  docs  test-engines  clean"
+	@echo "also: check  format  bench  headline  sim SEED=n  docs  test-engines  clean"
 
 $(READY): pyproject.toml constraints.txt
 	@if [ -z "$(PYTHON)" ]; then \
@@ -47,6 +47,9 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+headline: $(READY)
+	$(BIN)/python -m benchmarks.headline
 
 sim: $(READY)
 	$(BIN)/python -m tests.oracle $(SEED)
