@@ -432,21 +432,11 @@ class Run:
         clock = self.loop.time
         count = 0
         while ready or granted:
-            place: Place | None = None
-            if granted:
-                invocation, place = granted.popleft()
-            else:
-                invocation = ready.popleft()
+            invocation = self._next()
+            if invocation is None:
+                continue
             unit = units[invocation.use.index]
             assert unit is not None
-            execution.now = clock()
-            if place is None and self.holds(invocation):
-                continue
-            if unit.plain and not invocation.feeds:
-                if not execution.started(invocation):
-                    continue
-            elif not self._admit(unit, invocation, place):
-                continue
             while True:  # a chain: what this completion makes ready runs next in this task
                 invocation.task = task
                 running.set((self, invocation))
@@ -466,13 +456,8 @@ class Run:
                 except BaseException as error:
                     if not self._absorb(invocation, task, error):
                         raise
-                if invocation.feeds:
-                    wake(invocation)
-                if self.on_stop:
-                    self._end_calls(invocation)
-                if invocation.task is None:  # stopped, whether or not the stage let go at once
-                    while task.cancelling():
-                        task.uncancel()
+                if invocation.feeds or self.on_stop or invocation.task is None:
+                    self._left(invocation, task)
                 if execution.actions or self.barrier:
                     self.pump()
                 if changed(context):
@@ -495,6 +480,32 @@ class Run:
                 await asyncio.sleep(0)
         if self.waits:
             self.rested()
+
+    def _next(self) -> Invocation | None:
+        """Start what has been granted a place, or else what is ready; None if it has to wait."""
+        place: Place | None = None
+        if self.granted:
+            invocation, place = self.granted.popleft()
+        else:
+            invocation = self.execution.ready.popleft()
+        unit = self.units[invocation.use.index]
+        assert unit is not None
+        self.execution.now = self.loop.time()
+        if place is None and self.holds(invocation):
+            return None
+        if unit.plain and not invocation.feeds:
+            started = self.execution.started(invocation)
+        else:
+            started = self._admit(unit, invocation, place)
+        return invocation if started else None
+
+    def _left(self, invocation: Invocation, task: asyncio.Task[Any]) -> None:
+        """An attempt's code has ended: what it has left behind ends too."""
+        wake(invocation)
+        self._end_calls(invocation)
+        if invocation.task is None:  # it was stopped, and may have swallowed that
+            while task.cancelling():
+                task.uncancel()
 
     def _absorb(
         self, invocation: Invocation, task: asyncio.Task[Any], error: BaseException
