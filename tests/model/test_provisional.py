@@ -248,6 +248,33 @@ def test_a_session_that_is_run_again_reads_in_the_order_in_which_it_was_given() 
     assert orders == [["4", "3", "2"], ["4", "3", "2", "1", "0"]]
 
 
+def test_a_value_that_changes_is_completed_once() -> None:
+    world = World([["a", "b", None], ["x", "b"]])
+    writes = world.writes()
+
+    @stage
+    async def fan(x: str) -> AsyncIterator[str]:
+        yield x
+
+    @stage
+    async def first(x: str, items: Stream[str]) -> str:
+        async for item in items:
+            return item
+        return "nothing"
+
+    @stage
+    async def gather(items: AsCompleted[str]) -> list[str]:
+        return [item async for item in items]
+
+    @pipeline
+    def p(x: str):
+        place = fan(x)
+        items = writes(place)
+        return {"items": items, "gather": gather(first(place, items))}
+
+    assert call(p, "q") == {"items": ["x", "b"], "gather": ["x"]}
+
+
 def test_a_client_hears_of_what_changed_and_of_nothing_else() -> None:
     world = World([["a", "b", "c", "d", None], ["a", "x", "c"]])
     writes = world.writes()

@@ -217,7 +217,9 @@ def revise(execution: Execution, node: Node, flow: Flow, value: Any) -> None:
     for gather in flow.completed_by:
         feed = _feed_of(execution, gather, node)
         if feed is not None and feed.queue is not None and value is not ABSENT:
-            feed.queue.append(node)
+            known = node in feed.queue or any(node is given for given, _ in feed.given)
+            if not known:
+                feed.queue.append(node)
     for walker in flow.level.walkers:
         if walker.flow is flow:
             feed = _feed_of(execution, walker, node)
