@@ -242,3 +242,29 @@ def test_closing_while_an_instance_is_made_closes_it() -> None:
 
     on_real_loop(main)
     assert closed == [1]
+
+
+def test_an_instance_is_closed_when_its_last_thread_has_left_it() -> None:
+    begun, release = threading.Event(), threading.Event()
+    log: list[str] = []
+
+    @stage
+    class Model:
+        def __call__(self, x: int) -> int:
+            begun.set()
+            assert release.wait(PATIENCE_S)
+            log.append("left")
+            return x
+
+        def close(self) -> None:
+            log.append("closed")
+
+    async def main() -> None:
+        async with alto.Runtime() as runtime:
+            request = runtime.start(one_stage(Model), 1)
+            await asyncio.to_thread(begun.wait)
+            request.cancel()
+            asyncio.get_running_loop().call_later(0.02, release.set)
+
+    on_real_loop(main)
+    assert log == ["left", "closed"]

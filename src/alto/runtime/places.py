@@ -23,6 +23,7 @@ Always true:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -61,6 +62,7 @@ class Places:
         self.queue: deque[tuple[Run, Invocation]] = deque()
         self.rooms: deque[asyncio.Future[Place]] = deque()  # batches that wait
         self.returning: deque[tuple[Place, Callable[[], None]]] = deque()
+        self.empty = asyncio.Event()  # says something only while `drained` waits
 
     def take(self, run: Run | None, invocation: Invocation | None) -> Place | None:
         """A free place in the instance that has the fewest attempts; None if there is none."""
@@ -88,6 +90,16 @@ class Places:
         else:
             self.busy[place.number] -= 1
             self._pass_on()
+        if not self.held:
+            self.empty.set()
+
+    async def drained(self, seconds: float) -> None:
+        """Until nobody holds a place, or so long."""
+        if self.held:
+            self.empty.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self.empty.wait()
 
     def lend(self, place: Place) -> None:
         """Let the next in the queue have the place of an attempt that is at rest."""

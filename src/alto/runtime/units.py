@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from .embedded import Runtime
 
 
+DRAIN_S = 5.0
+"""How long closing an instance waits for threads that are still in its code."""
+
+
 class Unit:
     """One stage in one runtime."""
 
@@ -114,6 +118,8 @@ class Unit:
             if not making.cancelled() and making.exception() is None:
                 self.objects = making.result()
         objects, self.objects = self.objects or [], None
+        if any(hasattr(made, "close") for made in objects):
+            await self.places.drained(DRAIN_S)
         errors = []
         for made in objects:
             try:
