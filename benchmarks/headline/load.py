@@ -157,6 +157,8 @@ class Curve:
         return min(self.points, key=lambda point: abs(point.rate - self.load))
 
 
+TRIES = 3
+"""A search takes at most so many times the wanted number of runs."""
 GROWTH = 1.45
 """Rates grow by this factor until one is too high."""
 
@@ -170,10 +172,12 @@ def search(
     rates: int = TABLE["load"]["rates"],
     **options: Any,
 ) -> Curve:
-    """Find the load at latency L with so many runs: up until it is passed, then between."""
+    """Find the load at latency L with so many runs: up until it is passed, then between. Should
+    none have passed it, more runs follow."""
     points: list[Point] = []
     rate = start
-    while len(points) < rates:
+    below = above = None
+    while len(points) < rates or (None in (below, above) and len(points) < TRIES * rates):
         points.append(run(shape, contender, rate, **options))
         below, above = around(points, latency_s)
         if above is None:
@@ -184,7 +188,13 @@ def search(
             rate = between(below, above, latency_s)
     points.sort(key=lambda point: point.rate)
     below, above = around(points, latency_s)
-    load = between(below, above, latency_s) if below and above else math.nan
+    if below is None or above is None:
+        means = ", ".join(f"{point.mean_s:.2f} s at {point.rate:.2f}/s" for point in points)
+        raise RuntimeError(
+            f"{shape.NAME}, {contender.name}: no rates with means on both sides of {latency_s:.2f} "
+            f"s in {len(points)} runs ({means}). Give another first rate in settings.toml."
+        )
+    load = between(below, above, latency_s)
     return Curve(contender.name, latency_s, tuple(points), load)
 
 
