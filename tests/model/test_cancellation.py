@@ -498,3 +498,32 @@ def test_what_a_failure_makes_ready_does_not_run() -> None:
     with pytest.raises(alto.StageError, match="broken"):
         call(p, 1)
     assert ran == []
+
+
+def test_what_an_either_does_not_need_is_stopped_at_once() -> None:
+    stopped: list[float] = []
+
+    @stage
+    async def quick(x: int) -> int:
+        await asyncio.sleep(1)
+        return x
+
+    @stage
+    async def slow(x: int) -> int:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            stopped.append(asyncio.get_running_loop().time())
+        return x
+
+    @stage
+    async def other(x: int) -> int:
+        await asyncio.sleep(5)
+        return x
+
+    @pipeline
+    def p(x: int):
+        return {"either": alto.either(quick(x), slow(x)), "other": other(x)}
+
+    assert call(p, 3) == {"either": 3, "other": 3}
+    assert stopped == [1]
