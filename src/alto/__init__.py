@@ -33,7 +33,7 @@ from .placeholder import Flow
 from .runtime.current import Current, current
 from .runtime.driver import Event
 from .runtime.embedded import Request, Runtime, run
-from .runtime.lm import EngineHandle
+from .runtime.free_calls import EngineHandle
 from .stages import LM, Stage, lm, stage
 
 if TYPE_CHECKING:

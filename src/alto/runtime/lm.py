@@ -8,7 +8,7 @@ where the earlier one was, as far as the characters agree, so equal text keeps i
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -357,68 +357,3 @@ class Recut:
         """What is left when the text ends inside an old piece."""
         held, self._held = self._held, ""
         return [held] if held else []
-
-
-class EngineHandle:
-    """`alto.engine(name)`: free calls of an engine from inside a stage.
-
-    They go through the same scheduler as LM stages, carry the caller's ancestry, and obey its
-    deadline and cancellation. `async for delta in engine.stream(messages)`; a delta is a string
-    with `reasoning`, `tool_calls`, `finish_reason` and `usage`.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    async def stream(
-        self, messages: str | list[Message], **options: Any
-    ) -> AsyncGenerator[Delta, None]:
-        """One call. Options: max_tokens, temperature, stop, seed, tools, model; others go into the
-        request's body."""
-        from .current import running
-
-        here = running.get()
-        if here is None:
-            raise RuntimeError(
-                f"alto.engine({self.name!r}).stream() was called outside a stage. To call an "
-                "engine without a pipeline use Runtime.engine(name).stream(Call(messages=...))."
-            )
-        run, invocation = here
-        engine = run.runtime.engine(self.name, invocation.use.name)
-        call = free_call(messages, options)
-        call.stage = invocation.use.name
-        call.path = invocation.path
-        call.request = run.id
-        call.attempt = invocation.attempt
-        call.deadline = run.deadline
-        async with aclosing(engine.stream(call)) as deltas:
-            async for delta in deltas:
-                if delta.usage is not None:
-                    run.usage = run.usage + delta.usage
-                yield delta
-
-    async def complete(self, messages: str | list[Message], **options: Any) -> str:
-        """The whole text of one call."""
-        async with aclosing(self.stream(messages, **options)) as deltas:
-            return "".join([delta async for delta in deltas])
-
-    def __repr__(self) -> str:
-        return f"<engine {self.name}>"
-
-
-def free_call(messages: str | list[Message], options: dict[str, Any]) -> Call:
-    """A `Call` from messages and OpenAI-named options."""
-    named = {}
-    for name in ("max_tokens", "temperature", "seed", "tools", "model"):
-        if options.get(name) is not None:
-            named[name] = options.pop(name)
-        options.pop(name, None)
-    stop = options.pop("stop", ())
-    if isinstance(messages, str):
-        messages = [{"role": "user", "content": messages}]
-    return Call(
-        messages=messages,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        extra=options,
-        **named,
-    )
