@@ -13,6 +13,7 @@ from leaks import nothing_held, on_real_loop, on_virtual_time, quiet, watched
 
 import alto
 from alto import Call, Delta, Sentence, Stream, lm, pipeline, stage
+from alto.core.execution import Execution
 from alto.runtime.driver import Run
 
 
@@ -68,35 +69,80 @@ def test_an_engine_that_sees_the_deadline_first_does_not_change_what_the_caller_
     on_virtual_time(main)
 
 
-@pytest.mark.parametrize("where", ["pump", "over"])
+BREAKS = {
+    "what the core asks for": (Run, "pump"),
+    "what a stage has given": (Execution, "done"),
+    "what is asked for by a session": (Execution, "pull"),
+    "the arguments": (Execution, "arguments"),
+    "the end": (Run, "_finish"),
+    "the core and its end": (Execution, "_drain"),
+    "timers": (Execution, "tick"),
+    "the start of work": (Run, "_spawn"),
+}
+
+
+@pytest.mark.parametrize("form", ["async", "blocking", "batch"])
+@pytest.mark.parametrize("begun", [False, True], ids=["at first", "under way"])
+@pytest.mark.parametrize("where", BREAKS)
 def test_an_error_in_the_runtime_itself_reaches_the_caller(
-    where: str, monkeypatch: pytest.MonkeyPatch
+    form: str, where: str, begun: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nobody waits for ever, whatever part breaks, and whatever the stages are."""
+
     @stage
-    async def slow(x: int) -> int:
-        await asyncio.sleep(1)
+    async def numbers(x: int) -> AsyncGenerator[int, None]:
+        for k in range(x):
+            await asyncio.sleep(0.01)
+            yield k
+
+    @stage(timeout=0.05, retries=1, backoff=0.001)
+    async def plain(x: int) -> int:
+        await asyncio.sleep(0 if x != 2 or alto.current().attempt > 1 else 1)
         return x
+
+    @stage
+    def blocking(x: int) -> int:
+        return x
+
+    @stage(batch=2, max_wait=0.001)
+    async def batch(x: list[int]) -> list[int]:
+        return x
+
+    @stage
+    async def total(items: Stream[int]) -> int:
+        return sum([item async for item in items])
+
+    @stage
+    def total_in_a_thread(items: Stream[int]) -> int:
+        return sum(items)
+
+    subject = {"async": plain, "blocking": blocking, "batch": batch}[form]
 
     @pipeline
     def p(x: int):
-        return slow(x)
+        done = subject(plain(numbers(x)))
+        return {"a": total(done), "b": total_in_a_thread(done)}
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise ArithmeticError("a bug of ours")
 
     async def main() -> None:
-        runtime = alto.Runtime()
-        request = runtime.start(p, 1)
-        await asyncio.sleep(0.5)
+        async with alto.Runtime() as runtime:
+            with monkeypatch.context() as patch:
+                if not begun:
+                    patch.setattr(*BREAKS[where], broken)
+                request = runtime.start(p, 5)
+                if begun:
+                    await asyncio.sleep(0.025)
+                    patch.setattr(*BREAKS[where], broken)
+                error: BaseException | None = None
+                try:
+                    await request.result()
+                except (ArithmeticError, alto.StageError) as raised:
+                    error = raised
+                assert "a bug of ours" in str(error) or (where == "timers" and error is None)
 
-        def broken(*_: Any, **__: Any) -> None:
-            raise AttributeError("no such thing")
-
-        monkeypatch.setattr(*((Run, "pump") if where == "pump" else (runtime, "over")), broken)
-        if where == "pump":
-            with pytest.raises(AttributeError, match="no such thing"):
-                await request.result()
-        else:
-            assert await request.result() == 1
-
-    on_virtual_time(main)
+    on_real_loop(main)
 
 
 # ------------------------------------------------------------------------ everything at once

@@ -121,9 +121,7 @@ class BatchCall:
             return
         self.calling = False
         for (run, invocation), value in zip(started, values, strict=True):
-            run.execution.now = run.loop.time()
-            run.execution.done(invocation, value)
-            run.pump()
+            run.safely(_done, run, invocation, value)
 
     def _started(self, run: Run, invocation: Invocation) -> bool:
         run.execution.now = run.loop.time()
@@ -157,7 +155,7 @@ class BatchCall:
             raise error
         if len(started) == 1:
             for run, invocation in left:
-                run.broke(invocation, error)
+                run.safely(run.broke, invocation, error)
             return
         for entry in left:
             if entry[1].state is State.RUNNING:
@@ -183,6 +181,12 @@ class BatchCall:
                 stage=unit.name,
             )
         return list(values)
+
+
+def _done(run: Run, invocation: Invocation, value: Any) -> None:
+    run.execution.now = run.loop.time()
+    run.execution.done(invocation, value)
+    run.pump()
 
 
 def given(use: Use) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 from ..core.path import Path
@@ -69,3 +69,11 @@ def current() -> Current:
             "runs, and in tasks and threads that they start with their context."
         )
     return Current(*here)
+
+
+def changed(before: Context) -> bool:
+    """Whether a stage has left a context variable other than it was."""
+    try:
+        return before != copy_context()
+    except Exception:  # a value that cannot be compared, such as an array
+        return True

@@ -18,6 +18,7 @@ Always true:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import threading
 import time
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..core.calls import Usage
-from ..core.events import Emit, Finish, Go, Stop, Wake
+from ..core.events import Action, Emit, Finish, Go, Stop, Wake
 from ..core.execution import Execution, Invocation, State
 from ..core.feed import Feed
 from ..core.path import Path, show
@@ -37,9 +38,9 @@ from ..values import encode, size_of
 from . import places
 from .attempts import run_one
 from .batches import BatchCall
-from .current import running
+from .current import changed, running
 from .places import Place, Places
-from .readers import LiveStream
+from .readers import LiveStream, wake
 from .threads import Stopped, tell
 
 if TYPE_CHECKING:
@@ -88,21 +89,6 @@ def same(a: Any, b: Any) -> bool:
     if type(a) is type(b) and isinstance(a, str | int | bytes):
         return bool(a == b)
     return encode(a) == encode(b)
-
-
-def wake(invocation: Invocation) -> None:
-    """An attempt is over: nobody, not even a task that it has left behind, may wait for more."""
-    for feed in invocation.feeds:
-        if feed.reader is not None:
-            feed.reader.wake()
-
-
-def changed(before: Context) -> bool:
-    """Whether a stage has left a context variable other than it was."""
-    try:
-        return before != copy_context()
-    except Exception:  # a value that cannot be compared, such as an array
-        return True
 
 
 class Run:
@@ -206,43 +192,49 @@ class Run:
     # ---------------------------------------------------------------- the core's actions
 
     def pump(self) -> None:
-        """Do what the core asks for."""
+        """Do what the core asks for. An error in here is no stage's: it ends the request."""
         execution = self.execution
-        while execution.actions:
-            actions, execution.actions = execution.actions, []
-            for action in actions:
-                if type(action) is Wake:
-                    if action.feed.reader is not None:
-                        action.feed.reader.wake()
-                elif type(action) is Emit:
-                    self._push(
-                        Event(
-                            action.output,
-                            action.path,
-                            action.value,
-                            action.revised,
-                            action.withdrawn,
-                            usage=self.usage,
-                        )
-                    )
-                elif type(action) is Stop:
-                    self._stop(action.invocation)
-                elif type(action) is Go:
-                    self._open_gate(action.invocation)
-                elif type(action) is Finish:
-                    self._finish(action.error)
+        try:
+            while execution.actions:
+                actions, execution.actions = execution.actions, []
+                self._perform(actions)
+        except Exception as error:
+            self.failed(error)
         if execution.ready or self.granted:
             self.schedule()
         elif self.waits:
             self.rested()
         self.arm()
 
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            if type(action) is Wake:
+                if action.feed.reader is not None:
+                    action.feed.reader.wake()
+            elif type(action) is Emit:
+                self._push(
+                    Event(
+                        action.output,
+                        action.path,
+                        action.value,
+                        action.revised,
+                        action.withdrawn,
+                        usage=self.usage,
+                    )
+                )
+            elif type(action) is Stop:
+                self._stop(action.invocation)
+            elif type(action) is Go:
+                self._open_gate(action.invocation)
+            elif type(action) is Finish:
+                self._finish(action.error)
+
     def schedule(self) -> None:
         """Have runners started for what is ready, unless a runner gets there first."""
         if not self._spawning:
             self._spawning = True
             self._burst = 1
-            self.loop.call_soon(self._spawn)
+            self.loop.call_soon(self.safely, self._spawn)
 
     def _spawn(self) -> None:
         waiting = len(self.execution.ready) + len(self.granted)
@@ -254,14 +246,14 @@ class Run:
             task.add_done_callback(self._runner_ended)
         if self._burst < min(waiting, room):
             self._burst *= 2
-            self.loop.call_soon(self._spawn)
+            self.loop.call_soon(self.safely, self._spawn)
         else:
             self._spawning = False
 
     def _runner_ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            self._failed(task.exception() or RuntimeError("a runner failed"))
+            self.failed(task.exception() or RuntimeError("a runner failed"))
         elif (self.execution.ready or self.granted) and not self.execution.finished:
             self.schedule()
         if not self.tasks and self.execution.finished:
@@ -277,16 +269,13 @@ class Run:
             return
         if timer is not None:
             timer.cancel()
-        self._timer = self.loop.call_at(when, self._tick)
+        self._timer = self.loop.call_at(when, self.safely, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
         self.execution.now = self.loop.time()
-        try:
-            self.execution.tick()
-            self.pump()
-        except Exception as error:
-            self._failed(error)
+        self.execution.tick()
+        self.pump()
 
     def _push(self, event: Event) -> None:
         self.events.append(event)
@@ -366,13 +355,32 @@ class Run:
             if self._more is not None and not self._more.done():
                 self._more.set_result(None)
 
-    def _failed(self, error: BaseException) -> None:
-        """Not a stage but the runtime itself has raised: end the request with that."""
+    def safely(self, step: Callable[..., object], *args: Any) -> None:
+        """Do something on the request's behalf that no task waits for: if the runtime itself
+        raises there, the request ends with that error."""
         try:
+            step(*args)
+        except Exception as error:
+            self.failed(error)
+
+    def failed(self, error: BaseException) -> None:
+        """Not a stage but the runtime itself has raised: end the request with that, even if the
+        core cannot be asked any more."""
+        with contextlib.suppress(Exception):
             self.cancel(error)
-        finally:
-            if not self.done.is_set():
+        if not self.done.is_set():
+            with contextlib.suppress(Exception):
                 self._finish(error)
+            for action in self.execution.actions:
+                if type(action) is Stop:
+                    with contextlib.suppress(Exception):
+                        self._stop(action.invocation)
+            current = asyncio.current_task()
+            for task in self.tasks:
+                if task is not current:
+                    task.cancel()
+            self.error = self.error or error
+            self.done.set()
 
     # ---------------------------------------------------------------- places
 
@@ -401,7 +409,7 @@ class Run:
         circle."""
         if not self._resting and self.at_rest():
             self._resting = True
-            self.loop.call_soon(self._unlock)
+            self.loop.call_soon(self.safely, self._unlock)
 
     def _unlock(self) -> None:
         self._resting = False

@@ -278,7 +278,7 @@ class Runtime:
             bounded=bounded,
         )
         self._requests.add(run)
-        run.begin(arguments)
+        run.safely(run.begin, arguments)
         return run
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:

@@ -114,7 +114,7 @@ class LiveStream(AsCompleted[Any]):
     def __next__(self) -> Any:
         with self._lock:
             if not self._crossed:
-                if not tell(self._run.loop, self._ask):
+                if not tell(self._run.loop, self._run.safely, self._ask):
                     raise Stopped
                 items, over = self._answers.get()
                 if over == "stopped":
@@ -161,3 +161,10 @@ class LiveStream(AsCompleted[Any]):
         run.pump()
         if run.waits:
             run.rested()
+
+
+def wake(invocation: Invocation) -> None:
+    """An attempt is over: nobody, not even a task that it has left behind, may wait for more."""
+    for feed in invocation.feeds:
+        if feed.reader is not None:
+            feed.reader.wake()
