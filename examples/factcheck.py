@@ -6,8 +6,10 @@
                             │
                           report
 
-    python examples/factcheck.py                                   simulated LM: shows the timing
-    python examples/factcheck.py --engine URL --model NAME "..."   a real one
+Run it with a simulated LM, which shows the timing, or with a real one:
+
+    python examples/factcheck.py
+    python examples/factcheck.py --engine URL --model NAME "..."
 """
 
 from __future__ import annotations
