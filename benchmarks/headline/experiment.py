@@ -8,17 +8,20 @@ many processes there are.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from . import factool, wikichat
 from .contenders import ABLATIONS, ALTO, POOLED, Contender, Span, deployed, equal_split
 from .load import Curve, Point, run, search, timeline
 from .settings import TABLE
 from .splits import Split, best, proportional
+
+T = TypeVar("T")
 
 SHAPES: dict[str, ModuleType] = {"factool": factool, "wikichat": wikichat}
 LOAD: dict[str, Any] = TABLE["load"]
@@ -54,23 +57,22 @@ def measure(
     shape: str, pool: Executor, engine: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Outcome:
     """Everything about one shape. `options` are those of a run: duration, warmup, seed."""
-    stages = SHAPES[shape].LM_STAGES
-    given = {"engine": dict(engine), **options}
+    stages, given = SHAPES[shape].LM_STAGES, {"engine": dict(engine), **options}
+    calm = {"duration": LOAD["unloaded_duration_s"], "warmup": 0.0}
+    rate = LOAD["unloaded_rate"]
+    unloaded = pool.submit(_run, shape, POOLED, rate, {"engine": dict(engine), **calm}).result()
+    latency_s = max(LOAD["latency_s"], LOAD["latency_unloaded"] * unloaded.mean_s)
+    _tell(shape, engine, f"loads at a mean of {latency_s:.2f} s")
     scale = engine["replicas"] / TABLE["engine"]["replicas"]
     start = {name: rate * scale for name, rate in TABLE["start"][shape].items()}
-    equal = deployed(equal_split(stages, engine["replicas"]), EQUAL)
-    unloaded = pool.submit(
-        _run,
-        shape,
-        POOLED,
-        LOAD["unloaded_rate"],
-        {"engine": dict(engine), "duration": LOAD["unloaded_duration_s"], "warmup": 0.0},
-    ).result()
-    latency_s = max(LOAD["latency_s"], LOAD["latency_unloaded"] * unloaded.mean_s)
 
     def curve(contender: Contender, rate: float) -> Future[Curve]:
         return pool.submit(_search, shape, contender, latency_s, rate, given)
 
+    def at(load: float, *contenders: Contender) -> dict[str, Future[Point]]:
+        return {each.name: pool.submit(_run, shape, each, load, given) for each in contenders}
+
+    equal = deployed(equal_split(stages, engine["replicas"]), EQUAL)
     found = {
         EQUAL: curve(equal, start["deployed"]),
         POOLED.name: curve(POOLED, start["pooled"]),
@@ -78,17 +80,18 @@ def measure(
     }
     slow = found[EQUAL].result()
     split_run = pool.submit(_best_split, shape, slow, engine)
-    at_deployed = pool.submit(_run, shape, ALTO, slow.load, given)
+    at_deployed = at(slow.load, ALTO)
     even = found[POOLED.name].result()
-    at_pooled = pool.submit(_run, shape, ALTO, even.load, given)
+    at_pooled = at(even.load, ALTO)
     timelines = {
         each.name: pool.submit(_timeline, shape, each, even.load, dict(engine))
         for each in (equal, POOLED, ALTO)
     }
     split, tried = split_run.result()
+    _tell(shape, engine, f"best of {len(tried)} splits found")
     found[BEST] = curve(deployed(split, BEST), slow.load)
     fast = found[ALTO.name].result()
-    ablations = {each.name: pool.submit(_run, shape, each, fast.load, given) for each in ABLATIONS}
+    ablations = at(fast.load, *ABLATIONS)
     return Outcome(
         shape,
         dict(engine),
@@ -97,11 +100,21 @@ def measure(
         {name: found[name].result() for name in (EQUAL, BEST, POOLED.name, ALTO.name)},
         split,
         tried,
-        {EQUAL: slow.at_load, ALTO.name: at_deployed.result()},
-        {POOLED.name: even.at_load, ALTO.name: at_pooled.result()},
-        {ALTO.name: fast.at_load, **{name: each.result() for name, each in ablations.items()}},
-        {name: each.result() for name, each in timelines.items()},
+        {EQUAL: slow.at_load, **_results(at_deployed)},
+        {POOLED.name: even.at_load, **_results(at_pooled)},
+        {ALTO.name: fast.at_load, **_results(ablations)},
+        _results(timelines),
     )
+
+
+def _results(futures: Mapping[str, Future[T]]) -> dict[str, T]:
+    return {name: future.result() for name, future in futures.items()}
+
+
+def _tell(shape: str, engine: Mapping[str, Any], what: str) -> None:
+    """Whoever waits for minutes wants to see that something goes on."""
+    where = f"{shape}, {engine['replicas']} x {engine['profile']}"
+    print(f"{where}: {what} ...", file=sys.stderr, flush=True)
 
 
 def _run(shape: str, contender: Contender, rate: float, given: Mapping[str, Any]) -> Point:
