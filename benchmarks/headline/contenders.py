@@ -134,7 +134,6 @@ ABLATIONS = (
     Contender("alto, least-outstanding", policy="least-outstanding"),
     Contender("alto, prefix-affinity", policy="prefix-affinity"),
     Contender("alto, calls sent on at once", late=False),
-    Contender("alto, round-robin, sent on at once", policy="round-robin", late=False),
 )
 
 

@@ -33,7 +33,8 @@ class Outcome:
 
     shape: str
     engine: dict[str, Any]
-    unloaded: Point
+    unloaded: dict[str, Point]
+    """With next to no load: what no scheduling can improve on."""
     latency_s: float
     curves: dict[str, Curve]
     """By contender: deployed equal, deployed best, pooled, alto."""
@@ -58,13 +59,18 @@ def measure(
 ) -> Outcome:
     """Everything about one shape. `options` are those of a run: duration, warmup, seed."""
     stages, given = SHAPES[shape].LM_STAGES, {"engine": dict(engine), **options}
-    calm = {"duration": LOAD["unloaded_duration_s"], "warmup": 0.0}
-    rate = LOAD["unloaded_rate"]
-    unloaded = pool.submit(_run, shape, POOLED, rate, {"engine": dict(engine), **calm}).result()
-    latency_s = max(LOAD["latency_s"], LOAD["latency_unloaded"] * unloaded.mean_s)
+    calm = {"engine": dict(engine), "duration": LOAD["unloaded_duration_s"], "warmup": 0.0}
+    unloaded = {
+        each.name: pool.submit(_run, shape, each, LOAD["unloaded_rate"], calm)
+        for each in (POOLED, ALTO)
+    }
+    pooled_s = unloaded[POOLED.name].result().mean_s
+    latency_s = max(LOAD["latency_s"], LOAD["latency_unloaded"] * pooled_s)
     _tell(shape, engine, f"loads at a mean of {latency_s:.2f} s")
-    scale = engine["replicas"] / TABLE["engine"]["replicas"]
-    start = {name: rate * scale for name, rate in TABLE["start"][shape].items()}
+    first = TABLE["start"][shape]
+    slower = round(pooled_s / first["unloaded_s"], 1)
+    scale = engine["replicas"] / TABLE["engine"]["replicas"] / slower
+    start = {name: rate * scale for name, rate in first.items()}
 
     def curve(contender: Contender, rate: float) -> Future[Curve]:
         return pool.submit(_search, shape, contender, latency_s, rate, given)
@@ -95,7 +101,7 @@ def measure(
     return Outcome(
         shape,
         dict(engine),
-        unloaded,
+        _results(unloaded),
         latency_s,
         {name: found[name].result() for name in (EQUAL, BEST, POOLED.name, ALTO.name)},
         split,

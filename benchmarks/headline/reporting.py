@@ -38,7 +38,8 @@ def label(outcome: Outcome) -> str:
 def rows(outcome: Outcome) -> list[Sequence[str]]:
     """One block of the table for each question that is asked."""
     found: list[Sequence[str]] = [_title(label(outcome))]
-    found.append(_row("pooled, unloaded", outcome.unloaded))
+    found.append(_title("without load"))
+    found += [_row(name, point) for name, point in outcome.unloaded.items()]
     found.append(_title(f"load at a mean latency of {outcome.latency_s:.2f} s"))
     for name, curve in outcome.curves.items():
         found.append(_row(name, curve.at_load, curve.load))

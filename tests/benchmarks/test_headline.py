@@ -135,7 +135,7 @@ def test_the_table_is_whole(shape: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(load, "run", served)
     monkeypatch.setattr(experiment, "timeline", lambda *_, **__: [])
     outcome = measure(shape, Here(), ENGINE, {})
-    assert outcome.latency_s == pytest.approx(1.4 * outcome.unloaded.mean_s)
+    assert outcome.latency_s == pytest.approx(1.4 * outcome.unloaded["pooled"].mean_s)
     assert {len(curve.points) for curve in outcome.curves.values()} == {6}
     for name, capacity in (("alto", 20.0), ("pooled", 12.0)):
         wanted = capacity * (1 - 3.0 / outcome.latency_s)
