@@ -87,6 +87,8 @@ class _Flight:
     """Replicas on which it failed, as bits."""
     failures: int = 0
     turned_away: int = 0
+    busy_since: float = math.inf
+    """When it was first turned away."""
     resumes: int = 0
     overtaken: int = 0
 
@@ -143,6 +145,8 @@ class CallPool:
         self._hedged = 0
         self._number = 0
         self._now = 0.0
+        self._long_hold_until = 0.0
+        """Until then there may be replicas that want to be left alone for too long."""
         self._dark_since: float | None = None
         """Since when every replica is open; None if one is well."""
         self._actions: list[Action] = []
@@ -285,6 +289,8 @@ class CallPool:
         replica = self.replicas[event.replica]
         if busy:
             replica.turned_away(sent, error, now)
+            if replica.hold_until > now + self.limits.busy_wait_max_s:
+                self._long_hold_until = max(self._long_hold_until, replica.hold_until)
         elif error.retryable:
             replica.failed(sent, error, self._random, now)
             self._look_for_light(now)
@@ -351,6 +357,8 @@ class CallPool:
                 continue
             free = [replica for replica in self.replicas if replica.takes(now)]
             if not free:
+                if now < self._long_hold_until:
+                    self._give_up_held(now)
                 return
             if self.uses_prefix and len(queue) > 1:
                 flight = self._next(flight, free)
@@ -462,11 +470,26 @@ class CallPool:
     def _try_later(self, flight: _Flight, error: EngineError, now: float) -> None:
         """The replica is full. It is on hold now; the call waits for room like any other."""
         flight.turned_away += 1
+        flight.busy_since = min(flight.busy_since, now)
         if flight.turned_away > self.limits.busy_max:
             self._give_up(flight, self._nobody(flight, error))
             return
+        if self._takes_again_at(now) > flight.busy_since + self.limits.busy_wait_max_s:
+            self._give_up(flight, self._refusals.too_busy(flight.stage, now, error))
+            return
         self._wait(flight)
         self._enqueue(flight, now)
+
+    def _takes_again_at(self, now: float) -> float:
+        """When the first replica may take calls again, as far as time alone decides it."""
+        times = (replica.ready_at(now) for replica in self.replicas)
+        return min(now if at is None else at for at in times)
+
+    def _give_up_held(self, now: float) -> None:
+        """No replica takes calls: if all want to be left alone for too long, nobody waits."""
+        if self._takes_again_at(now) > now + self.limits.busy_wait_max_s:
+            for flight in [flight for flight in self._flights.values() if flight.waiting]:
+                self._give_up(flight, self._refusals.too_busy(flight.stage, now))
 
     def _try_elsewhere(self, flight: _Flight, event: Broke, now: float) -> None:
         """On a replica not yet tried; if there is none, after a pause on any."""

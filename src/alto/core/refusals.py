@@ -38,6 +38,25 @@ class Refusals:
             retry_after=1.0,
         )
 
+    def too_busy(self, stage: str, now: float, last: EngineError | None = None) -> EngineError:
+        """All replicas want to be left alone for longer than a call may wait."""
+        again = min(one.ready_at(now) or now for one in self.replicas) - now
+        said = "; ".join(
+            f"{one.name} {_asked(one)}: {one.last_error or 'no failure seen'}"
+            for one in self.replicas
+        )
+        error = EngineError(
+            f"engine {self.name}: a call{_of(stage)} is not taken by any replica for another "
+            f"{again:.3g} s, and busy_wait_max_s, for which a call waits for busy servers, is "
+            f"{self.limits.busy_wait_max_s:g} s. {said}. Try later, see to the quota there, or "
+            "name a second engine for the stage.",
+            engine=self.name,
+            status=429,
+            retry_after=again,
+        )
+        error.__cause__ = last
+        return error
+
     def nobody(
         self, stage: str, failures: int, turned_away: int, resumes: int, last: EngineError | None
     ) -> EngineError:
@@ -75,6 +94,14 @@ class Refusals:
             f"{replica.sequences} of {int(replica.sequences_limit)}"
             for replica in self.replicas
         )
+
+
+def _asked(replica: ReplicaState) -> str:
+    if replica.open_until is not None:
+        return "is down"
+    if replica.asked_s is None:
+        return "is busy"
+    return f"asks to be left alone for {replica.asked_s:.6g} s"
 
 
 def _of(stage: str) -> str:

@@ -36,6 +36,8 @@ from .prefix import PrefixIndex, matched_bytes
 from .scheduling import Candidate, Facts, ReplicaId
 
 WARM_ROOM = 4.0
+BUSY_S = 0.5
+"""How long a replica is left alone that is too busy and does not say for how long."""
 STALE_S = 30.0
 """Idle for longer, half of what makes a replica look slow is forgotten in each such time."""
 
@@ -60,6 +62,10 @@ class Limits:
     """Replicas that a call is tried on before it fails (more while some are yet untried)."""
     busy_max: int = 30
     """How often one call may be turned away as too many before it fails."""
+    busy_wait_max_s: float = 120.0
+    """How long a call waits for servers that turn it away; if they ask for more, it fails."""
+    hold_max_s: float = 300.0
+    """A server that asks to be left alone for longer is asked again after this time."""
     resumes_max: int = 8
     """How often one text may break and be resumed."""
     retry_s: float = 0.1
@@ -132,6 +138,8 @@ class ReplicaState:
         """Its times, as a multiple of the pool's lines."""
         self.hold_until = 0.0
         """Turned us away as too busy until then."""
+        self.asked_s: float | None = None
+        """The wait that it then asked for."""
         self.failures = 0
         self.openings = 0
         self.open_until: float | None = None
@@ -300,14 +308,17 @@ class ReplicaState:
         if self.failures >= self.limits.failures_max:
             pause = min(self.limits.open_s * 2.0**self.openings, self.limits.open_s_max)
             self.openings += 1
-            self.open_until = now + max(pause * (0.9 + 0.2 * random.random()), _wish(error))
+            wish = min(error.retry_after or 0.0, self.limits.hold_max_s)
+            self.open_until = now + max(pause * (0.9 + 0.2 * random.random()), wish)
             # If it died its cache died with it. If not, we will see what it reports.
             self.prefix.clear()
 
     def turned_away(self, sent: Try, error: EngineError, now: float) -> None:
         """Too many, says the replica: it is well, but it has less room than thought."""
         self.last_error = str(error)
-        self.hold_until = max(self.hold_until, now + (_wish(error) or 0.5))
+        self.asked_s = error.retry_after
+        wish = min(error.retry_after or BUSY_S, self.limits.hold_max_s)
+        self.hold_until = max(self.hold_until, now + wish)
         self._cut(sent.sent_at, sent.sequences, now)
 
     def reported(self, running: int, waiting: int, now: float) -> None:
@@ -368,8 +379,3 @@ def forgive(replicas: Sequence[ReplicaState], candidates: Sequence[Candidate], n
             prefill_s = min(one.prefill_s for one in candidates)
             candidate.step_s = step_s + (candidate.step_s - step_s) * trust
             candidate.prefill_s = prefill_s + (candidate.prefill_s - prefill_s) * trust
-
-
-def _wish(error: EngineError) -> float:
-    """What the server asked for, within reason."""
-    return min(error.retry_after or 0.0, 300.0)

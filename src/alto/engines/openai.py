@@ -36,8 +36,8 @@ class OpenAI:
     `response_format` and does without where the server refuses it; the other names insist.
 
     Times are in seconds: `connect_timeout` for a connection, `first_chunk_timeout` from sending
-    to the first byte of the answer, `stall_timeout` between two reads of it.
-    `max_connections` is for each URL.
+    to the first byte of the answer, `stall_timeout` between two reads of it, `busy_timeout` for
+    which a call waits while the servers say that they are busy. `max_connections` is for each URL.
 
     `policy`, `seed`, `hedge_s` and `continue_final_message` are the pool's: which replica answers
     a call, when a second one is tried beside a silent first, and whether to send the fields that
@@ -59,6 +59,7 @@ class OpenAI:
     connect_timeout: float = 5.0
     first_chunk_timeout: float = 600.0
     stall_timeout: float = 60.0
+    busy_timeout: float = 120.0
     max_connections: int = 1000
     seed: int = 0
     hedge_s: float | None = None
@@ -85,7 +86,13 @@ class OpenAI:
             raise ConfigError(
                 f"alto.OpenAI: guided is {self.guided!r}, expected one of {', '.join(GUIDED)}"
             )
-        for name in ("connect_timeout", "first_chunk_timeout", "stall_timeout", "max_connections"):
+        for name in (
+            "connect_timeout",
+            "first_chunk_timeout",
+            "stall_timeout",
+            "busy_timeout",
+            "max_connections",
+        ):
             if not getattr(self, name) > 0:
                 raise ConfigError(
                     f"alto.OpenAI: {name} is {getattr(self, name)!r}, expected more than 0"
@@ -103,6 +110,7 @@ class OpenAI:
 
     def open(self, name: str) -> Pool:
         """The engine, under the name that stages use. The first call makes the first connection."""
+        from ..core.replicas import Limits
         from .pool import Pool
 
         replicas = self.replicas(name, busy_tries=1)
@@ -113,6 +121,7 @@ class OpenAI:
             seed=self.seed,
             hedge_s=self.hedge_s,
             continue_final_message=self.continue_final_message,
+            limits=Limits(busy_wait_max_s=self.busy_timeout),
         )
         if len(replicas) > 1 and self.metrics_interval is not None:
             for at, replica in enumerate(replicas):
