@@ -30,15 +30,14 @@ Always true:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from random import Random
 from typing import Any
 
 from ..errors import AltoError, EngineError
 from .calls import Usage
+from .flights import Flight, Requests
 from .learning import Mean, PerStage
 from .policies import resolve
 from .pool_events import (
@@ -55,7 +54,7 @@ from .pool_events import (
     Submitted,
     Woke,
 )
-from .prefix import TOKENS_PER_BYTE, Prompt
+from .prefix import TOKENS_PER_BYTE
 from .refusals import Refusals
 from .replicas import Limits, ReplicaState, Speed, Try, forgive
 from .scheduling import CallId, Facts, Finished, Placed, Policy, ReplicaId, needs_prefix
@@ -66,31 +65,6 @@ LOOK_AHEAD = 16
 """Calls of the queue among which one may be chosen because a free replica knows its prompt."""
 OVERTAKE_S = 1.0
 """And only those due within this time after the first."""
-
-
-@dataclass(slots=True)
-class _Flight:
-    """A call that is not gone."""
-
-    call: CallId
-    prompt: Prompt
-    stage: str
-    deadline: float | None
-    max_tokens: int | None
-    since: float
-    """When its request came to this pool."""
-    request: str
-    due: float
-    tries: list[Try] = field(default_factory=list)
-    waiting: bool = True
-    tried: int = 0
-    """Replicas on which it failed, as bits."""
-    failures: int = 0
-    turned_away: int = 0
-    busy_since: float = math.inf
-    """When it was first turned away."""
-    resumes: int = 0
-    overtaken: int = 0
 
 
 class CallPool:
@@ -131,10 +105,8 @@ class CallPool:
         self.output_tokens = PerStage()
         self.duration_s = PerStage()
         self._random = random
-        self._flights: dict[CallId, _Flight] = {}
-        self._since: dict[str, float] = {}
-        self._beside: dict[str, int] = {}
-        """Calls of each request that are not gone."""
+        self._flights: dict[CallId, Flight] = {}
+        self._requests = Requests(self.limits.requests_remembered_max)
         self._queue: list[tuple[float, int, CallId]] = []
         """Heap by due time, then by number. Entries of calls that went away stay until reached."""
         self._paused: list[tuple[float, int, CallId]] = []
@@ -212,7 +184,7 @@ class CallPool:
         queued = any(self._is_waiting(entry[2]) for entry in self._queue)
         assert not (queued and any(replica.takes(self._now) for replica in self.replicas))
         assert self._flights or not self._hedged
-        assert sum(self._beside.values()) == len(self._flights), self._beside
+        self._requests.check(len(self._flights))
 
     # --- Events
 
@@ -224,11 +196,11 @@ class CallPool:
         if self.waiting >= self.limits.waiting_max:
             self._refuse(event.call, self._refusals.overloaded(self.waiting))
             return
-        since = self._request_since(event.request, now)
+        since = self._requests.since(event.request, now)
         due = since + self.limits.patience_s
         if deadline is not None:
             due = min(due, deadline - self.duration_s.get(event.stage, DURATION_S_PRIOR))
-        flight = _Flight(
+        flight = Flight(
             event.call,
             event.prompt,
             event.stage,
@@ -239,7 +211,7 @@ class CallPool:
             due,
         )
         self._flights[event.call] = flight
-        self._beside[event.request] = self._beside.get(event.request, 0) + 1
+        self._requests.joined(event.request)
         self.waiting += 1
         self._enqueue(flight, now)
 
@@ -336,7 +308,7 @@ class CallPool:
 
     # --- Placing
 
-    def _enqueue(self, flight: _Flight, now: float) -> None:
+    def _enqueue(self, flight: Flight, now: float) -> None:
         """The call waits in the queue, if only for a moment."""
         self._number += 1
         heappush(self._queue, (flight.due, self._number, flight.call))
@@ -376,7 +348,7 @@ class CallPool:
                 free = untried or free
             self._send(flight, free, now)
 
-    def _next(self, first: _Flight, free: Sequence[ReplicaState]) -> _Flight:
+    def _next(self, first: Flight, free: Sequence[ReplicaState]) -> Flight:
         """Take the first call from the queue, or one close behind that a free replica knows.
 
         With a queue there is a choice: the first call may be at home on a replica that is full.
@@ -402,7 +374,7 @@ class CallPool:
                 heappush(queue, entry)
         return chosen
 
-    def _send(self, flight: _Flight, free: Sequence[ReplicaState], now: float) -> None:
+    def _send(self, flight: Flight, free: Sequence[ReplicaState], now: float) -> None:
         """Let the policy choose among replicas with room."""
         per_byte = self.tokens_per_byte.value
         blocks = flight.prompt.blocks
@@ -412,7 +384,7 @@ class CallPool:
             self.expected_tokens(flight.stage, flight.max_tokens),
             flight.deadline,
             now - flight.since,
-            self._weight(flight),
+            self._requests.weight(flight.request),
         )
         candidates = [replica.candidate(blocks, per_byte) for replica in free]
         forgive(free, candidates, now)
@@ -455,7 +427,7 @@ class CallPool:
 
     # --- After a failure
 
-    def _resume(self, flight: _Flight, event: Broke, now: float) -> None:
+    def _resume(self, flight: Flight, event: Broke, now: float) -> None:
         """Text was given on: go on with the rest of it elsewhere."""
         assert event.rest is not None
         flight.resumes += 1
@@ -467,7 +439,7 @@ class CallPool:
         self._wait(flight)
         self._enqueue(flight, now)
 
-    def _try_later(self, flight: _Flight, error: EngineError, now: float) -> None:
+    def _try_later(self, flight: Flight, error: EngineError, now: float) -> None:
         """The replica is full. It is on hold now; the call waits for room like any other."""
         flight.turned_away += 1
         flight.busy_since = min(flight.busy_since, now)
@@ -491,7 +463,7 @@ class CallPool:
             for flight in [flight for flight in self._flights.values() if flight.waiting]:
                 self._give_up(flight, self._refusals.too_busy(flight.stage, now))
 
-    def _try_elsewhere(self, flight: _Flight, event: Broke, now: float) -> None:
+    def _try_elsewhere(self, flight: Flight, event: Broke, now: float) -> None:
         """On a replica not yet tried; if there is none, after a pause on any."""
         flight.failures += 1
         flight.tried |= 1 << event.replica
@@ -517,11 +489,11 @@ class CallPool:
         ):
             self._dark_since = now
 
-    def _nobody(self, flight: _Flight, last: EngineError | None) -> EngineError:
+    def _nobody(self, flight: Flight, last: EngineError | None) -> EngineError:
         tries = (flight.failures, flight.turned_away, flight.resumes)
         return self._refusals.nobody(flight.stage, *tries, last)
 
-    def _give_up(self, flight: _Flight, error: AltoError) -> None:
+    def _give_up(self, flight: Flight, error: AltoError) -> None:
         self._forget(flight)
         self._refuse(flight.call, error)
 
@@ -530,11 +502,11 @@ class CallPool:
     def _refuse(self, call: CallId, error: AltoError) -> None:
         self._actions.append(Refuse(call, error))
 
-    def _wait(self, flight: _Flight) -> None:
+    def _wait(self, flight: Flight) -> None:
         flight.waiting = True
         self.waiting += 1
 
-    def _find(self, event: Began | Ended | Broke) -> tuple[_Flight | None, Try | None]:
+    def _find(self, event: Began | Ended | Broke) -> tuple[Flight | None, Try | None]:
         """The try that an event is about; none if the call is gone or the try was dropped."""
         flight = self._flights.get(event.call)
         if flight is not None:
@@ -547,24 +519,24 @@ class CallPool:
         flight = self._flights.get(call)
         return flight is not None and flight.waiting
 
-    def _watch_deadline(self, flight: _Flight) -> None:
+    def _watch_deadline(self, flight: Flight) -> None:
         if flight.waiting and flight.deadline is not None:
             heappush(self._deadlines, (flight.deadline, flight.call))
 
-    def _end_try(self, flight: _Flight, sent: Try, now: float) -> None:
+    def _end_try(self, flight: Flight, sent: Try, now: float) -> None:
         if len(flight.tries) == 2:
             self._hedged -= 1
         flight.tries.remove(sent)
         self.replicas[sent.replica].leave(sent, now)
 
-    def _drop_others(self, flight: _Flight, winner: Try, now: float) -> None:
+    def _drop_others(self, flight: Flight, winner: Try, now: float) -> None:
         """One of a hedged pair is ahead; the other has lost."""
         for sent in tuple(flight.tries):
             if sent is not winner:
                 self._end_try(flight, sent, now)
                 self._actions.append(Drop(flight.call, sent.replica))
 
-    def _forget(self, flight: _Flight) -> None:
+    def _forget(self, flight: Flight) -> None:
         """The call is gone. Its queue entry stays, but such entries never outnumber the living."""
         self._remove(flight)
         if flight.waiting:
@@ -574,28 +546,11 @@ class CallPool:
                 self._queue[:] = [entry for entry in self._queue if self._is_waiting(entry[2])]
                 heapify(self._queue)
 
-    def _remove(self, flight: _Flight) -> None:
+    def _remove(self, flight: Flight) -> None:
         del self._flights[flight.call]
-        self._beside[flight.request] -= 1
-        if not self._beside[flight.request]:
-            del self._beside[flight.request]
+        self._requests.left(flight.request)
 
-    def _weight(self, flight: _Flight) -> float:
-        """How much its request waits for a call; see `Facts.weight`."""
-        beside = self._beside[flight.request] if flight.request else 1
-        return 1.0 if beside == 1 else 1.0 / math.sqrt(beside)
-
-    def _request_since(self, request: str, now: float) -> float:
-        """When the request first came here. The requests longest unheard of are forgotten first."""
-        if not request:
-            return now
-        since = self._since.pop(request, now)
-        self._since[request] = since
-        if len(self._since) > self.limits.requests_remembered_max:
-            del self._since[next(iter(self._since))]
-        return since
-
-    def _learn_from(self, usage: Usage, flight: _Flight, sent: Try, chars: int) -> None:
+    def _learn_from(self, usage: Usage, flight: Flight, sent: Try, chars: int) -> None:
         """How many tokens the engine makes of a text, and what it had in its cache."""
         if usage.prompt_tokens and flight.prompt.size:
             self.tokens_per_byte.observe(usage.prompt_tokens / flight.prompt.size)
