@@ -166,7 +166,8 @@ class Stage(Generic[P, R]):
 
 
 class LM(Stage[P, R]):
-    """A stage whose function returns the prompt of one LM call. Made by `@lm`."""
+    """A stage whose function returns the prompt of one LM call, or yields it in parts. Made by
+    `@lm`."""
 
     kind = "lm"
 
@@ -185,6 +186,8 @@ class LM(Stage[P, R]):
         **options: Any,
     ) -> None:
         super().__init__(function, returns=returns, **options)
+        self.told_returns = returns is not None
+        """How the text is read was said by `returns=`, not by the annotation."""
         self.engines: tuple[str, ...] = (engine,) if isinstance(engine, str) else tuple(engine)
         if not self.engines or not all(isinstance(name, str) for name in self.engines):
             raise GraphError(
@@ -195,11 +198,10 @@ class LM(Stage[P, R]):
                 f"stage {self.name}: batch={self.batch} on an @lm stage. LM servers batch calls "
                 "themselves; leave it out."
             )
-        if self.is_class or self.is_generator:
-            what = "class" if self.is_class else "generator"
+        if self.is_class:
             raise GraphError(
-                f"stage {self.name}: @lm on a {what}, expected a function that returns the prompt. "
-                "Its return annotation says how the LM's text is read."
+                f"stage {self.name}: @lm on a class, expected a function that returns the prompt, "
+                "or yields the parts of it. Its return annotation says how the LM's text is read."
             )
         if max_tokens is not None:
             _whole(f"stage {self.name}: max_tokens", max_tokens, 1)
@@ -363,6 +365,9 @@ def lm(
 ) -> Callable[[Callable[P, R]], LM[P, R]]: ...
 def lm(function: Any = None, /, **options: Any) -> Any:
     """Make an LM stage from a function that returns the prompt: a string or chat messages.
+
+    A generator yields the prompt in parts, strings or messages, as they become known (from a
+    `Stream` argument, say); strings that follow one another are one user message.
 
     The function's return annotation (or `returns=`, for strict type checkers) says how the text is
     read: `str`, `Stream[str]`, `Stream[Sentence | Line | Paragraph]`, a struct, `Stream[Struct]`,

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_origin
 
 from .annotations import (
     AsCompleted,
     Shape,
+    Stream,
     Unresolved,
     assignable,
     constant_fits,
@@ -177,12 +178,24 @@ class Wiring:
                 f" is a generator but returns {text}. Annotate it Stream[{text}], or return one "
                 "value."
             )
+        if isinstance(stage, LM) and stage.is_generator and not stage.told_returns:
+            self._check_parts(text, plain)
         if stage.batch is not None and (element is not None or batch_element(returns) is None):
             self.problem(
                 f" has batch={stage.batch} but returns {text}. A batch stage returns a list with "
                 "one output for each input."
             )
         self._check_default(element is not None)
+
+    def _check_parts(self, text: str, plain: Any) -> None:
+        """A generator's annotation is easily taken for that of the parts that it yields."""
+        if (get_origin(plain) or plain) is not Stream and stream_element(plain) is not None:
+            part = type_name(stream_element(plain))
+            self.recorder.warnings.append(
+                f"{self.where}: its return annotation {text} says how the LM's text is read, as "
+                f"Stream[{part}], not what its generator yields. Write Stream[{part}] if that is "
+                "meant, else @lm(returns=...)."
+            )
 
     def _check_default(self, fans_out: bool) -> None:
         default = self.stage.rules.on_error

@@ -790,14 +790,47 @@ def test_lm_options_are_checked(options: dict[str, Any], message: str) -> None:
     assert str(caught.value) == f"stage s: {message}"
 
 
-def test_an_lm_stage_returns_its_prompt() -> None:
+def test_an_lm_stage_is_no_class() -> None:
     with pytest.raises(GraphError) as caught:
 
         @lm
-        def answer(question: str) -> Stream[str]:  # type: ignore[misc]
-            yield question
+        class Answer:
+            def __call__(self, question: str) -> str:
+                return question
 
     assert str(caught.value) == (
-        "stage answer: @lm on a generator, expected a function that returns the prompt. Its return "
-        "annotation says how the LM's text is read."
+        "stage Answer: @lm on a class, expected a function that returns the prompt, or yields the "
+        "parts of it. Its return annotation says how the LM's text is read."
     )
+
+
+def test_a_generator_of_a_prompt_that_is_annotated_as_what_it_yields_is_a_warning() -> None:
+    @lm
+    async def answer(question: str) -> AsyncIterator[str]:
+        yield question
+
+    @pipeline
+    def p(text: str):
+        return answer(text)
+
+    assert p.graph.warnings == [
+        "pipeline p, stage answer: its return annotation AsyncIterator[str] says how the LM's text "
+        "is read, as Stream[str], not what its generator yields. Write Stream[str] if that is "
+        "meant, else @lm(returns=...)."
+    ]
+
+
+def test_a_generator_of_a_prompt_that_says_how_the_text_is_read_is_none() -> None:
+    @lm
+    async def answer(question: str) -> Stream[str]:  # type: ignore[misc]
+        yield question
+
+    @lm(returns=int)
+    async def count(question: str) -> AsyncIterator[str]:
+        yield question
+
+    @pipeline
+    def p(text: str):
+        return {"answer": answer(text), "count": count(text)}
+
+    assert p.graph.warnings == []

@@ -33,6 +33,13 @@ def answer(question: str) -> str:
     return question
 
 
+@lm(engine="chat", returns=Stream[Sentence])
+async def growing(question: str, evidence: Stream[str]) -> AsyncIterator[str]:
+    yield question
+    async for found in evidence:
+        yield found
+
+
 @stage
 async def total(numbers: Stream[int], late: AsCompleted[int]) -> int:
     return sum([n async for n in numbers]) + sum(late)

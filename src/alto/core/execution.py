@@ -35,7 +35,7 @@ from typing import Any
 
 from ..errors import AltoError, DeadlineExceeded
 from . import commit, feeding, interest, lifecycle, pressure, revision, settling
-from .attempt import ACTIVE, Invocation, State, at
+from .attempt import ACTIVE, Invocation, State, at, is_list
 from .events import Action, Broke, Closed, Done, Emit, Event, Finish, Given, Start
 from .feed import END, WAIT, Feed, Forgotten
 from .graph import Flow, Gather, Graph, Kind, Mode, Output, Use
@@ -297,6 +297,8 @@ class Execution:
         invocation = feed.invocation
         if self.finished or invocation is None or invocation.state is not State.RUNNING:
             return END
+        if feed.lost:  # its prompt is complete; a task that it has left behind asks
+            return END
         try:
             value = feed.pull()
         except Forgotten:
@@ -310,6 +312,18 @@ class Execution:
         if self._moves or self.actions or self._work or (value is WAIT and self.paused):
             self._drain()
         return value
+
+    def have_enough(self, invocation: Invocation) -> None:
+        """A running session reads no further: what it has not read interests it no more."""
+        if invocation.state is not State.RUNNING or all(feed.ended for feed in invocation.feeds):
+            return
+        for feed in invocation.feeds:
+            if feed.hungry:
+                feed.hungry = False
+                self.idle -= not is_list(feed)
+        pressure.unstall(self, invocation)
+        feeding.release_feeds(self, invocation)
+        self._drain()
 
     def cancel(self, error: BaseException) -> None:
         """The caller gives up."""

@@ -35,10 +35,12 @@ async def run_one(run: Run, unit: Unit, invocation: Invocation, place: Place | N
     """Any stage but the plain ones: an LM, a generator, code in a thread, an instance."""
     held: list[Future[Any]] = []
     try:
-        arguments = run.execution.arguments(invocation, run.stream_of)
         if unit.is_lm:
-            await lm.call(run, unit, invocation, arguments)
+            arguments = run.execution.arguments(invocation, run.kept_stream_of)
+            given = await _prompt(unit, arguments, held, (run, invocation))
+            await lm.call(run, unit, invocation, arguments, given)
             return
+        arguments = run.execution.arguments(invocation, run.stream_of)
         function = await unit.function(place)
         if unit.fans_out:
             await _fan_out(run, unit, invocation, function, arguments, held)
@@ -49,6 +51,23 @@ async def run_one(run: Run, unit: Unit, invocation: Invocation, place: Place | N
     finally:
         if place is not None:
             release_after(place, held)
+
+
+async def _prompt(
+    unit: Unit, arguments: dict[str, Any], held: list[Future[Any]], owner: tuple[Run, Invocation]
+) -> Any:
+    """What an `@lm` function gives: the prompt, or an iterator over the parts of it. Blocking ones
+    run on the loop, since they do nothing but write, unless they read a stream."""
+    function: Callable[..., Any] = unit.stage.function
+    if unit.is_generator and (unit.is_async or unit.reads_streams):
+        return _generated(unit, function, arguments, held)
+    if unit.reads_streams:
+        return await call_plain(unit, function, arguments, held, owner)
+    args, kwargs = split(unit.positional, arguments)
+    given = function(*args, **kwargs)
+    if unit.is_generator:
+        return as_items(unit.name, given)
+    return await given if inspect.isawaitable(given) else given
 
 
 async def call_plain(
@@ -112,17 +131,8 @@ async def _fan_out(
     held: list[Future[Any]],
 ) -> None:
     items: AsyncIterator[Any]
-    if unit.is_generator and not unit.is_async:
-        args, kwargs = split(unit.positional, arguments)
-        if unit.runtime.inline:
-            items = _inline_items(unit, function, args, kwargs)
-        else:
-            items = threads.ThreadedItems(
-                unit.name, lambda: function(*args, **kwargs), held, copy_context()
-            )
-    elif unit.is_generator:
-        args, kwargs = split(unit.positional, arguments)
-        items = function(*args, **kwargs)
+    if unit.is_generator:
+        items = _generated(unit, function, arguments, held)
     else:
         given = await call_plain(unit, function, arguments, held, (run, invocation))
         lazy = isinstance(given, Iterator) and not isinstance(given, Sized)
@@ -136,6 +146,22 @@ async def _fan_out(
         close = getattr(items, "aclose", None)
         if close is not None:
             await close()
+
+
+def _generated(
+    unit: Unit,
+    function: Callable[..., Any],
+    arguments: dict[str, Any],
+    held: list[Future[Any]],
+) -> AsyncIterator[Any]:
+    """What a generator yields; a blocking one runs in a thread."""
+    args, kwargs = split(unit.positional, arguments)
+    if unit.is_async:
+        items: AsyncIterator[Any] = function(*args, **kwargs)
+        return items
+    if unit.runtime.inline:
+        return _inline_items(unit, function, args, kwargs)
+    return threads.ThreadedItems(unit.name, lambda: function(*args, **kwargs), held, copy_context())
 
 
 async def _give_all(run: Run, invocation: Invocation, items: AsyncIterator[Any]) -> None:

@@ -40,6 +40,7 @@ from .attempts import run_one
 from .batches import BatchCall
 from .current import changed, running
 from .places import Place, Places
+from .prompts import KeptStream
 from .readers import LiveStream, wake
 from .threads import Stopped, tell
 
@@ -567,6 +568,10 @@ class Run:
     def stream_of(self, feed: Feed) -> LiveStream:
         assert feed.invocation is not None
         return LiveStream(self, feed.invocation, feed)
+
+    def kept_stream_of(self, feed: Feed) -> KeptStream:
+        assert feed.invocation is not None
+        return KeptStream(self, feed.invocation, feed)
 
     def broke(self, invocation: Invocation, error: BaseException) -> None:
         """An attempt raised."""

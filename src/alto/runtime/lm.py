@@ -7,7 +7,6 @@ where the earlier one was, as far as the characters agree, so equal text keeps i
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,11 @@ from ..core.execution import Invocation
 from ..core.scope import PENDING
 from ..core.think import ThinkSplitter
 from ..engines.protocol import Engine, Take
-from ..errors import EngineError, ParseError, StageError
+from ..errors import EngineError, ParseError
 from ..stages import LM
 from ..structs import Reader
+from . import prompts
+from .readers import wake
 
 if TYPE_CHECKING:
     from .driver import Run
@@ -30,11 +31,20 @@ PARSE_TRIES = 2
 """How often a text is asked for when it does not parse."""
 
 
-async def call(run: Run, unit: Unit, invocation: Invocation, arguments: dict[str, Any]) -> None:
-    """Run one attempt of an LM stage from its prompt to its last item."""
+async def call(
+    run: Run, unit: Unit, invocation: Invocation, arguments: dict[str, Any], given: Any
+) -> None:
+    """Run one attempt of an LM stage from its prompt to its last item. `given` is what the stage's
+    function gave: the prompt, or an iterator over the parts of it."""
     stage = unit.stage
     assert isinstance(stage, LM)
-    messages = await prompt(stage, arguments)
+    if unit.is_generator:
+        messages = await prompts.joined(stage, given)
+    else:
+        messages = prompts.returned(stage, given)
+    if invocation.feeds:
+        _have_enough(run, invocation)
+        arguments = prompts.arguments_of(arguments)
     reader = run.runtime.reader(stage)
     template = _call(run, stage, invocation, arguments, messages, reader)
     reading = _Reading(run, unit, invocation, reader)
@@ -50,24 +60,13 @@ async def call(run: Run, unit: Unit, invocation: Invocation, arguments: dict[str
     reading.finish()
 
 
-async def prompt(stage: LM[Any, Any], arguments: dict[str, Any]) -> list[Message]:
-    """Call the user's function; its string or messages as messages."""
-    given: Any = stage.function(**arguments)
-    if inspect.isawaitable(given):
-        given = await given
-    if isinstance(given, str):
-        return [{"role": "user", "content": given}]
-    if (
-        isinstance(given, list)
-        and given
-        and all(isinstance(m, dict) and "role" in m for m in given)
-    ):
-        return list(given)
-    raise StageError(
-        f"stage {stage.name}: its function returned {type(given).__name__} {str(given)[:80]!r}, "
-        "expected the prompt: a string, or a list of chat messages with role and content.",
-        stage=stage.name,
-    )
+def _have_enough(run: Run, invocation: Invocation) -> None:
+    """The prompt is complete: what its function has not read is not waited for while the LM
+    writes."""
+    run.execution.now = run.loop.time()
+    run.execution.have_enough(invocation)
+    wake(invocation)
+    run.pump()
 
 
 def _call(

@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..annotations import stream_element
 from ..core.execution import Invocation
 from ..errors import StageError
 from ..stages import LM, Stage
@@ -54,6 +55,9 @@ class Unit:
         self.is_generator = stage.is_generator
         self.fans_out = stage.fans_out
         parameters = stage.signature.parameters.values()
+        self.reads_streams = any(
+            stream_element(stage.hints.get(p.name)) is not None for p in parameters
+        )
         self.positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
         self.batches: dict[Any, Batch] = {}
         self.plain = (
