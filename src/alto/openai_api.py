@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from .core.calls import Delta, Usage
+from .core.pool_events import Allowed
 
 EVENT_BYTES_MAX = 8 << 20
 """The longest event or JSON document that is kept in memory while its end is awaited."""
@@ -406,3 +407,28 @@ def retry_after(headers: Mapping[str, str], wall_clock: float) -> float | None:
         if seconds == seconds and seconds != float("inf"):
             return max(0.0, seconds)
     return None
+
+
+_RESET = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|h|m|s))+")
+_RESET_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def allowed(headers: Mapping[str, str]) -> Allowed | None:
+    """What the head of an answer says of the server's limits on requests and tokens, as OpenAI and
+    those after it say it; None if it says nothing that can be read."""
+    requests, tokens = _left(headers, "requests"), _left(headers, "tokens")
+    return Allowed(requests, tokens) if requests or tokens else None
+
+
+def _left(headers: Mapping[str, str], what: str) -> tuple[int, float] | None:
+    """How much is left, and in how many seconds all will be there again ("1s", "6m0s", "59.7")."""
+    left = headers.get(f"x-ratelimit-remaining-{what}", "")
+    reset = headers.get(f"x-ratelimit-reset-{what}", "").strip()
+    if not re.fullmatch(r"\s*\d{1,15}\s*", left, re.ASCII):
+        return None
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", reset, re.ASCII):
+        return int(left), float(reset)
+    if len(reset) > 40 or not _RESET.fullmatch(reset):
+        return None
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", reset)
+    return int(left), sum(float(number) * _RESET_UNITS[unit] for number, unit in parts)

@@ -469,13 +469,13 @@ def test_what_others_send_is_seen_in_the_engines_own_metrics() -> None:
 
 def test_output_lengths_are_learned_stage_by_stage() -> None:
     pool = Machine(1)
-    assert pool.core.expected_tokens("verify", None) == 128.0
-    assert pool.core.expected_tokens("verify", 10) == 5.0
+    assert pool.core.texts.expected_tokens("verify", None) == 128.0
+    assert pool.core.texts.expected_tokens("verify", 10) == 5.0
     for call in range(1, 4):
         pool.submit(call, call, stage="verify")
         pool.ended(call, 0, call + 0.5, Usage(prompt_tokens=100, completion_tokens=4))
-    assert pool.core.expected_tokens("verify", None) == 4.0
-    assert pool.core.expected_tokens("answer", None) == 128.0
+    assert pool.core.texts.expected_tokens("verify", None) == 4.0
+    assert pool.core.texts.expected_tokens("answer", None) == 128.0
 
 
 def test_tokens_per_byte_are_learned_from_usage() -> None:
@@ -483,8 +483,8 @@ def test_tokens_per_byte_are_learned_from_usage() -> None:
     for call in range(1, 40):
         pool.submit(call, call)
         pool.ended(call, 0, call + 0.5, Usage(prompt_tokens=200, completion_tokens=20))
-    assert pool.core.tokens_per_byte.value == pytest.approx(0.5, rel=0.1)
-    assert pool.core.tokens_per_char.value == pytest.approx(0.5, rel=0.1)
+    assert pool.core.texts.tokens_per_byte.value == pytest.approx(0.5, rel=0.1)
+    assert pool.core.texts.tokens_per_char.value == pytest.approx(0.5, rel=0.1)
 
 
 def test_a_warm_replica_takes_a_call_that_a_cold_one_of_equal_load_would() -> None:

@@ -11,6 +11,11 @@ Always true:
 
 from __future__ import annotations
 
+from .calls import Usage
+from .prefix import TOKENS_PER_BYTE
+
+OUTPUT_TOKENS_PRIOR = 128.0
+DURATION_S_PRIOR = 2.0
 _FADE = 0.97
 """What an observation keeps of its weight at each later one: about 30 of them count."""
 _PRIOR = 0.25
@@ -110,3 +115,59 @@ class PerStage:
         else:
             mean.observe(value)
         self._means[stage] = mean
+
+
+class Texts:
+    """How many tokens texts have, and how many a stage writes in what time."""
+
+    __slots__ = ("_duration_s", "_output_tokens", "tokens_per_byte", "tokens_per_char")
+
+    def __init__(self) -> None:
+        self.tokens_per_byte = Mean(TOKENS_PER_BYTE)
+        """Of prompts."""
+        self.tokens_per_char = Mean(TOKENS_PER_BYTE)
+        """Of answers."""
+        self._output_tokens = PerStage()
+        self._duration_s = PerStage()
+
+    def expected_tokens(self, stage: str, max_tokens: int | None) -> float:
+        """How much a call of this stage will write."""
+        prior = OUTPUT_TOKENS_PRIOR
+        if max_tokens is None:
+            return self._output_tokens.get(stage, prior)
+        return min(self._output_tokens.get(stage, min(prior, max_tokens / 2)), float(max_tokens))
+
+    def expected_s(self, stage: str) -> float:
+        """How long a call of this stage will take."""
+        return self._duration_s.get(stage, DURATION_S_PRIOR)
+
+    def cost_max(self, size: int, stage: str, max_tokens: int | None) -> float:
+        """Tokens of a call with a prompt of so many bytes: as many as it may write where that is
+        known, else as many as are expected."""
+        writes = self.expected_tokens(stage, None) if max_tokens is None else float(max_tokens)
+        return size * self.tokens_per_byte.value + writes
+
+    def read(self, size: int, usage: Usage | None) -> float:
+        """Tokens of a prompt: as told, else estimated."""
+        if usage is not None and usage.prompt_tokens:
+            return float(usage.prompt_tokens)
+        return size * self.tokens_per_byte.value
+
+    def written(self, chars: int, usage: Usage | None) -> float:
+        """Tokens of an answer: as told, else estimated."""
+        if usage is not None and usage.completion_tokens:
+            return float(usage.completion_tokens)
+        return chars * self.tokens_per_char.value
+
+    def told(self, usage: Usage, size: int, chars: int) -> None:
+        """Learn how many tokens the engine makes of a text."""
+        if usage.prompt_tokens and size:
+            self.tokens_per_byte.observe(usage.prompt_tokens / size)
+        shown = usage.completion_tokens - usage.reasoning_tokens
+        if shown > 0 and chars >= 16:
+            self.tokens_per_char.observe(shown / chars)
+
+    def wrote(self, stage: str, tokens: float, duration_s: float) -> None:
+        """Learn what a whole answer of a stage came to."""
+        self._output_tokens.observe(stage, tokens)
+        self._duration_s.observe(stage, duration_s)

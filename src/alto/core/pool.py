@@ -21,11 +21,14 @@ prompt a free replica knows is taken before those that are at home elsewhere.
 
 *Where* is the policy's choice among replicas that have room (`replicas.py`).
 
+An engine may have limits per minute (`rate.py`). Then the first of the queue waits until they let
+it go, and the others behind it.
+
 Always true:
     C1  a call is waiting, or has one or two tries under way (two while it is hedged), or is gone
     C2  each try sent is ended by exactly one of Began's losers (`Drop`), Ended, Broke or Left
     C3  when no call is there, every replica's books are at zero
-    C4  after `handle` no call waits while a replica takes calls
+    C4  after `handle` no call waits while a replica takes calls and the rate lets one go
 """
 
 from __future__ import annotations
@@ -36,12 +39,12 @@ from random import Random
 from typing import Any
 
 from ..errors import AltoError, EngineError
-from .calls import Usage
 from .flights import Flight, Requests
-from .learning import Mean, PerStage
+from .learning import Texts
 from .policies import resolve
 from .pool_events import (
     Action,
+    Allowed,
     Began,
     Broke,
     Drop,
@@ -54,13 +57,11 @@ from .pool_events import (
     Submitted,
     Woke,
 )
-from .prefix import TOKENS_PER_BYTE
+from .rate import Rate
 from .refusals import Refusals
 from .replicas import Limits, ReplicaState, Speed, Try, forgive
 from .scheduling import CallId, Facts, Finished, Placed, Policy, ReplicaId, needs_prefix
 
-OUTPUT_TOKENS_PRIOR = 128.0
-DURATION_S_PRIOR = 2.0
 LOOK_AHEAD = 16
 """Calls of the queue among which one may be chosen because a free replica knows its prompt."""
 OVERTAKE_S = 1.0
@@ -79,6 +80,7 @@ class CallPool:
         random: Random,
         limits: Limits | None = None,
         hedge_s: float | None = None,
+        rate: Rate | None = None,
     ) -> None:
         if not replicas:
             raise EngineError(
@@ -97,13 +99,14 @@ class CallPool:
             ReplicaState(ReplicaId(index), replica, self.limits, speed)
             for index, replica in enumerate(replicas)
         ]
-        self._refusals = Refusals(name, self.replicas, self.limits)
+        self._rate = rate
+        self._rate_at: float | None = None
+        """When the limits per minute let the first of the queue go; None if it is not they that
+        hold it."""
+        self._refusals = Refusals(name, self.replicas, self.limits, rate)
         self.waiting = 0
         """Calls in the queue or pausing before another try."""
-        self.tokens_per_byte = Mean(TOKENS_PER_BYTE)
-        self.tokens_per_char = Mean(TOKENS_PER_BYTE)
-        self.output_tokens = PerStage()
-        self.duration_s = PerStage()
+        self.texts = Texts()
         self._random = random
         self._flights: dict[CallId, Flight] = {}
         self._requests = Requests(self.limits.requests_remembered_max)
@@ -129,6 +132,7 @@ class CallPool:
             Broke: self._broke,
             Left: self._left,
             Reported: self._reported,
+            Allowed: self._allowed,
             Woke: self._woke,
         }
 
@@ -158,14 +162,9 @@ class CallPool:
             if self._queue:
                 ready = (replica.ready_at(self._now) for replica in self.replicas)
                 times.extend(at for at in ready if at is not None)
+                if self._rate_at is not None:
+                    times.append(self._rate_at)
         return min(times) if times else None
-
-    def expected_tokens(self, stage: str, max_tokens: int | None) -> float:
-        """How much a call of this stage will write."""
-        prior = OUTPUT_TOKENS_PRIOR
-        if max_tokens is None:
-            return self.output_tokens.get(stage, prior)
-        return min(self.output_tokens.get(stage, min(prior, max_tokens / 2)), float(max_tokens))
 
     def check(self) -> None:
         """Raise if C1, C3 or C4 does not hold, with the numbers that disagree."""
@@ -182,7 +181,8 @@ class CallPool:
             assert replica.sequences or not replica.prefill_tokens, replica.name
             replica.prefix.check()
         queued = any(self._is_waiting(entry[2]) for entry in self._queue)
-        assert not (queued and any(replica.takes(self._now) for replica in self.replicas))
+        free = self._rate_at is None and any(one.takes(self._now) for one in self.replicas)
+        assert not (queued and free)
         assert self._flights or not self._hedged
         self._requests.check(len(self._flights))
 
@@ -191,7 +191,7 @@ class CallPool:
     def _submitted(self, event: Submitted, now: float) -> None:
         deadline = event.deadline
         if deadline is not None and deadline <= now:
-            self._refuse(event.call, self._refusals.too_late(event.stage, self.waiting))
+            self._refuse(event.call, self._refusals.too_late(event.stage, self.waiting, now))
             return
         if self.waiting >= self.limits.waiting_max:
             self._refuse(event.call, self._refusals.overloaded(self.waiting))
@@ -199,7 +199,7 @@ class CallPool:
         since = self._requests.since(event.request, now)
         due = since + self.limits.patience_s
         if deadline is not None:
-            due = min(due, deadline - self.duration_s.get(event.stage, DURATION_S_PRIOR))
+            due = min(due, deadline - self.texts.expected_s(event.stage))
         flight = Flight(
             event.call,
             event.prompt,
@@ -229,19 +229,21 @@ class CallPool:
         if flight is None or sent is None:
             return
         self._remove(flight)
-        usage = event.usage
-        tokens = event.chars * self.tokens_per_char.value
-        if usage is not None and usage.completion_tokens:
-            tokens = float(usage.completion_tokens)
+        usage, texts = event.usage, self.texts
+        tokens = texts.written(event.chars, usage)
         cached = usage.cached_tokens if usage is not None else None
         self.replicas[event.replica].finish(sent, tokens, usage, now)
+        if self._rate is not None:
+            read = texts.read(flight.prompt.size, usage)
+            self._rate.settle(sent.reserved, read + tokens, now)
         self._end_try(flight, sent, now)
         self._drop_others(flight, sent, now)
         if usage is not None:
-            self._learn_from(usage, flight, sent, event.chars)
+            texts.told(usage, flight.prompt.size, event.chars)
+            found = usage.cached_tokens / texts.tokens_per_byte.value
+            self.replicas[event.replica].corrected(sent, found)
         if not flight.resumes:
-            self.output_tokens.observe(flight.stage, tokens)
-            self.duration_s.observe(flight.stage, now - sent.sent_at)
+            texts.wrote(flight.stage, tokens, now - sent.sent_at)
         began = now if sent.began_at is None else sent.began_at
         first_s, total_s = began - sent.sent_at, now - sent.sent_at
         try:
@@ -266,6 +268,8 @@ class CallPool:
         elif error.retryable:
             replica.failed(sent, error, self._random, now)
             self._look_for_light(now)
+        if self._rate is not None and not began:
+            self._rate.settle(sent.reserved, 0, now)
         self._end_try(flight, sent, now)
         if flight.tries:
             return  # the other of a hedged pair goes on
@@ -288,6 +292,10 @@ class CallPool:
     def _reported(self, event: Reported, now: float) -> None:
         self.replicas[event.replica].reported(event.running, event.waiting, now)
 
+    def _allowed(self, event: Allowed, now: float) -> None:
+        if self._rate is not None:
+            self._rate.told(event, now)
+
     def _woke(self, event: Woke, now: float) -> None:
         while self._paused and self._paused[0][0] <= now:
             entry = heappop(self._paused)
@@ -298,7 +306,7 @@ class CallPool:
         while self._deadlines and self._deadlines[0][0] <= now:
             flight = self._flights.get(heappop(self._deadlines)[1])
             if flight is not None and flight.waiting:
-                self._give_up(flight, self._refusals.too_late(flight.stage, self.waiting))
+                self._give_up(flight, self._refusals.too_late(flight.stage, self.waiting, now))
         while self._hedges and self._hedges[0][0] <= now:
             _, call, replica = heappop(self._hedges)
             self._hedge(call, replica, now)
@@ -317,7 +325,8 @@ class CallPool:
 
     def _dispatch(self, now: float) -> None:
         """Send calls in their order, as long as a replica has room."""
-        queue = self._queue
+        queue, rate = self._queue, self._rate
+        self._rate_at = None
         while queue:
             flight = self._flights.get(queue[0][2])
             if flight is None or not flight.waiting:
@@ -325,14 +334,17 @@ class CallPool:
                 continue
             if flight.deadline is not None and flight.deadline <= now:
                 heappop(queue)
-                self._give_up(flight, self._refusals.too_late(flight.stage, self.waiting))
+                self._give_up(flight, self._refusals.too_late(flight.stage, self.waiting, now))
                 continue
             free = [replica for replica in self.replicas if replica.takes(now)]
             if not free:
                 if now < self._long_hold_until:
                     self._give_up_held(now)
                 return
-            if self.uses_prefix and len(queue) > 1:
+            if rate is not None and (at := rate.fits_at(self._cost(flight), now)) > now:
+                self._rate_at = at
+                return
+            if self.uses_prefix and len(queue) > 1 and rate is None:
                 flight = self._next(flight, free)
             else:
                 heappop(queue)
@@ -347,6 +359,10 @@ class CallPool:
                 untried = [one for one in free if not flight.tried >> one.replica & 1]
                 free = untried or free
             self._send(flight, free, now)
+
+    def _cost(self, flight: Flight) -> float:
+        """The tokens to reserve for a call."""
+        return self.texts.cost_max(flight.prompt.size, flight.stage, flight.max_tokens)
 
     def _next(self, first: Flight, free: Sequence[ReplicaState]) -> Flight:
         """Take the first call from the queue, or one close behind that a free replica knows.
@@ -376,12 +392,12 @@ class CallPool:
 
     def _send(self, flight: Flight, free: Sequence[ReplicaState], now: float) -> None:
         """Let the policy choose among replicas with room."""
-        per_byte = self.tokens_per_byte.value
+        per_byte = self.texts.tokens_per_byte.value
         blocks = flight.prompt.blocks
         facts = Facts(
             flight.stage,
             flight.prompt.size * per_byte,
-            self.expected_tokens(flight.stage, flight.max_tokens),
+            self.texts.expected_tokens(flight.stage, flight.max_tokens),
             flight.deadline,
             now - flight.since,
             self._requests.weight(flight.request),
@@ -399,7 +415,10 @@ class CallPool:
             return
         replica = free[index]
         cached = candidates[index].cached_tokens
-        flight.tries.append(replica.send(blocks, facts, cached, per_byte, now))
+        sent = replica.send(blocks, facts, cached, per_byte, now)
+        flight.tries.append(sent)
+        if self._rate is not None:
+            sent.reserved = self._rate.reserve(self._cost(flight), now)
         if flight.waiting:
             flight.waiting = False
             self.waiting -= 1
@@ -421,7 +440,7 @@ class CallPool:
         ):
             return
         free = [one for one in self.replicas if one.replica != replica and one.takes(now)]
-        if free:
+        if free and (self._rate is None or self._rate.fits_at(self._cost(flight), now) <= now):
             self._send(flight, free, now)
             self._hedged += len(flight.tries) - 1
 
@@ -549,16 +568,6 @@ class CallPool:
     def _remove(self, flight: Flight) -> None:
         del self._flights[flight.call]
         self._requests.left(flight.request)
-
-    def _learn_from(self, usage: Usage, flight: Flight, sent: Try, chars: int) -> None:
-        """How many tokens the engine makes of a text, and what it had in its cache."""
-        if usage.prompt_tokens and flight.prompt.size:
-            self.tokens_per_byte.observe(usage.prompt_tokens / flight.prompt.size)
-        shown = usage.completion_tokens - usage.reasoning_tokens
-        if shown > 0 and chars >= 16:
-            self.tokens_per_char.observe(shown / chars)
-        found = usage.cached_tokens / self.tokens_per_byte.value
-        self.replicas[sent.replica].corrected(sent, found)
 
 
 def _is_busy(error: EngineError) -> bool:

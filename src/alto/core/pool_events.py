@@ -74,11 +74,20 @@ class Reported:
 
 
 @dataclass(slots=True)
+class Allowed:
+    """A server said how much it still allows, and in how many seconds all will be there again.
+    None: of that it said nothing."""
+
+    requests: tuple[int, float] | None = None
+    tokens: tuple[int, float] | None = None
+
+
+@dataclass(slots=True)
 class Woke:
     """`wake_at()` has come."""
 
 
-Event = Submitted | Began | Ended | Broke | Left | Reported | Woke
+Event = Submitted | Began | Ended | Broke | Left | Reported | Allowed | Woke
 
 
 # --- Actions: what the driver has to do

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import DeadlineExceeded, EngineError, Overloaded
+from .rate import Rate
 from .replicas import Limits, ReplicaState
 from .scheduling import Policy
 
@@ -16,17 +17,27 @@ from .scheduling import Policy
 class Refusals:
     """The errors of one pool."""
 
-    def __init__(self, name: str, replicas: Sequence[ReplicaState], limits: Limits) -> None:
+    def __init__(
+        self,
+        name: str,
+        replicas: Sequence[ReplicaState],
+        limits: Limits,
+        rate: Rate | None = None,
+    ) -> None:
         self.name = name
         self.replicas = replicas
         self.limits = limits
+        self.rate = rate
 
-    def too_late(self, stage: str, waiting: int) -> DeadlineExceeded:
+    def too_late(self, stage: str, waiting: int, now: float) -> DeadlineExceeded:
         """The deadline of a call that waits is over."""
+        limits, mend = "", "Give requests more time, or the engine more replicas."
+        if self.rate is not None:
+            limits = f", {self.rate.describe(now)}"
+            mend = "Give requests more time, or the engine more replicas or higher limits."
         return DeadlineExceeded(
             f"engine {self.name}: the deadline of a call{_of(stage)} passed before a replica had "
-            f"room for it ({waiting} calls waiting, {self._load()}). Give requests more time, "
-            "or the engine more replicas."
+            f"room for it ({waiting} calls waiting, {self._load()}{limits}). {mend}"
         )
 
     def overloaded(self, waiting: int) -> Overloaded:

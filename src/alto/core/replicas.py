@@ -33,6 +33,7 @@ from ..errors import EngineError
 from .calls import Usage
 from .learning import Line, Mean
 from .prefix import PrefixIndex, matched_bytes
+from .rate import Reserved
 from .scheduling import Candidate, Facts, ReplicaId
 
 WARM_ROOM = 4.0
@@ -101,6 +102,8 @@ class Try:
     promised_bytes: float
     probe: bool
     weight: float
+    reserved: Reserved | None = None
+    """Of the tokens per minute, where they are limited."""
     area_at: float = 0.0
     read_at: float = 0.0
     began_at: float | None = None

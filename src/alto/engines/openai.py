@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from ..core.rate import check_rate
 from ..errors import ConfigError
 from .dialect import GUIDED, Guided
 from .openai_replica import BUSY_TRIES_MAX, OpenAIReplica
@@ -45,6 +46,11 @@ class OpenAI:
     that refuses them is asked without). Where there
     are several URLs the pool hears every `metrics_interval` seconds, while calls are under way,
     what the servers' own `/metrics` say of calls that others have sent (None: never).
+
+    `requests_per_minute` and `tokens_per_minute` are the limits of a hosted service (None: no
+    limit), over all URLs. A call that would exceed them waits in the pool. Tokens are those of
+    prompt and answer; while a call runs, `max_tokens` count for its answer, or what its stage
+    usually writes. Where servers say what is left (`x-ratelimit-remaining-...`) they are believed.
     """
 
     urls: Sequence[str] = ()
@@ -65,6 +71,8 @@ class OpenAI:
     hedge_s: float | None = None
     metrics_interval: float | None = 1.0
     continue_final_message: bool = True
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
 
     def __post_init__(self) -> None:
         urls = (self.urls,) if isinstance(self.urls, str) else tuple(self.urls)
@@ -102,6 +110,8 @@ class OpenAI:
                 raise ConfigError(
                     f"alto.OpenAI: {name} is {getattr(self, name)!r}, expected more than 0, or None"
                 )
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            check_rate("alto.OpenAI", name, getattr(self, name))
         for name, value in self.headers.items():
             if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(
                 r"[\r\n\0]", value
@@ -122,7 +132,12 @@ class OpenAI:
             hedge_s=self.hedge_s,
             continue_final_message=self.continue_final_message,
             limits=Limits(busy_wait_max_s=self.busy_timeout),
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
         )
+        if self.requests_per_minute is not None or self.tokens_per_minute is not None:
+            for replica in replicas:
+                replica.tell_allowed(pool.allowed)
         if len(replicas) > 1 and self.metrics_interval is not None:
             for at, replica in enumerate(replicas):
                 replica.tell_load(partial(_tell_pool, pool, at))

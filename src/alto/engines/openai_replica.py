@@ -26,8 +26,16 @@ from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 from ..core.calls import Call, Delta
+from ..core.pool_events import Allowed
 from ..errors import DeadlineExceeded, EngineError
-from ..openai_api import AnswerReader, WireError, is_retryable, message_of, retry_after
+from ..openai_api import (
+    AnswerReader,
+    WireError,
+    allowed,
+    is_retryable,
+    message_of,
+    retry_after,
+)
 from .dialect import Dialect
 from .engine_load import EngineLoad, load_of
 
@@ -80,10 +88,15 @@ class OpenAIReplica:
         self._calls = 0
         self._tell: Callable[[EngineLoad], None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._tell_allowed: Callable[[Allowed], None] | None = None
 
     def tell_load(self, tell: Callable[[EngineLoad], None]) -> None:
         """From now on, while calls are under way, say what the server's own metrics say."""
         self._tell = tell
+
+    def tell_allowed(self, tell: Callable[[Allowed], None]) -> None:
+        """From now on say what each answer's head tells of the server's limits per minute."""
+        self._tell_allowed = tell
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta, None]:
         """Answer one call here."""
@@ -177,6 +190,8 @@ class OpenAIReplica:
             except WireError as fault:
                 self._raise_fault(fault, call)
             answer = await self._post(call, body)
+            if self._tell_allowed is not None and (told := allowed(answer.headers)) is not None:
+                self._tell_allowed(told)
             if 200 <= answer.status < 300:
                 self._dialect.learned(call, form)
                 return answer

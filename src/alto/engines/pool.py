@@ -24,6 +24,7 @@ from typing import Any
 from ..core.calls import Call, Delta, Usage
 from ..core.pool import CallPool
 from ..core.pool_events import (
+    Allowed,
     Began,
     Broke,
     Ended,
@@ -36,6 +37,7 @@ from ..core.pool_events import (
     Woke,
 )
 from ..core.prefix import read
+from ..core.rate import rate_of
 from ..core.replicas import Limits
 from ..core.resume import EchoFilter, can_resume, rest_of, spent, with_usage
 from ..core.scheduling import CallId, Policy, ReplicaId
@@ -117,6 +119,7 @@ class Pool:
     - `continue_final_message`: the replicas understand vLLM's parameter of that name.
     - `hedge_s`: when nothing has come after so many seconds, try a second replica beside the first
       and take whichever begins first. None: never.
+    - `requests_per_minute`, `tokens_per_minute`: limits of all calls together. None: no limit.
     """
 
     def __init__(
@@ -130,6 +133,8 @@ class Pool:
         resume: bool = True,
         continue_final_message: bool = False,
         hedge_s: float | None = None,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
     ) -> None:
         self.name = name
         self.replicas = tuple(replicas)
@@ -142,6 +147,7 @@ class Pool:
             random=Random(seed),
             limits=limits,
             hedge_s=hedge_s,
+            rate=rate_of(requests_per_minute, tokens_per_minute),
         )
         self._readers: dict[CallId, _Reader] = {}
         self._numbers = 0
@@ -264,6 +270,10 @@ class Pool:
         its batch and in its queue, whoever sent them. So pools side by side see each other."""
         self._tell(Reported(ReplicaId(replica), running, waiting))
 
+    def allowed(self, allowed: Allowed) -> None:
+        """Tell what a server says of the limits per minute that it keeps itself."""
+        self._tell(allowed)
+
     def check(self) -> None:
         """Raise if the books of the pool do not agree. For tests."""
         self._core.check()
@@ -368,8 +378,8 @@ class Pool:
         reader.writing = False
         core, given = self._core, reader.given
         part = given[reader.start :]
-        prompt_tokens = read(reader.asked, hashed=False).size * core.tokens_per_byte.value
-        cost = spent(part, prompt_tokens, core.tokens_per_char.value)
+        prompt_tokens = read(reader.asked, hashed=False).size * core.texts.tokens_per_byte.value
+        cost = spent(part, prompt_tokens, core.texts.tokens_per_char.value)
         reader.before = cost if reader.before is None else reader.before + cost
         reader.start = len(given)
         prompt = None

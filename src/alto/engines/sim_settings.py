@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
+from ..core.rate import check_rate
 from ..errors import ConfigError
 from .model import BatchingServer, Limits
 from .profiles import profile
@@ -41,6 +42,7 @@ class ServerSettings(ABC):
     - `host_overhead`: add the scheduling time of a 2023-24 engine to every step.
     - `speed`: how many times as fast as the profile; a sequence gives one number a replica.
     - `faults`: how often calls are refused, break off or stall (`Faults`), drawn by `seed`.
+    - `requests_per_minute`, `tokens_per_minute`: what the pool sends at most (None: no limit).
     - `token_letters`: letters that a token holds at most; 7 makes 4.4 characters a token of
       English.
     """
@@ -58,6 +60,8 @@ class ServerSettings(ABC):
     speed: float | Sequence[float] = 1.0
     token_letters: int = PIECE_LETTERS
     faults: Faults | Mapping[str, float] | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
 
     def __post_init__(self) -> None:
         kind = type(self).__name__
@@ -68,6 +72,8 @@ class ServerSettings(ABC):
             value = getattr(self, name)
             if value < 1:
                 raise ConfigError(f"{kind}({name}={value!r}): expected at least 1")
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            check_rate(kind, name, getattr(self, name))
         if self.prefill_chunk < self.max_num_seqs:
             raise ConfigError(
                 f"{kind}(prefill_chunk={self.prefill_chunk}, max_num_seqs={self.max_num_seqs}): "
@@ -96,6 +102,8 @@ class ServerSettings(ABC):
             policy=self.policy,
             seed=self.seed,
             continue_final_message=True,
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
         )
 
     def open_replicas(self, name: str) -> list[SimReplica]:
