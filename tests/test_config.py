@@ -68,6 +68,8 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
         ALTO_ENGINES__CHAT__MODEL="other",
         ALTO_LIMITS__SCOPE_ITEMS="99",
         ALTO_STAGES__NEW__BATCH="8",
+        ALTO_STAGES__VERIFY__MODEL="llama-3-70b",
+        ALTO_STAGES__VERIFY__ENGINE='["large", "small"]',
         ALTO_TIMEOUT="2s",
         PATH="/bin",
     )
@@ -75,6 +77,9 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert chat.model == "other"
     assert config.limits.scope_items == 99
     assert config.stages["new"].batch == 8
+    assert config.stages["verify"] == alto.StageConfig(
+        model="llama-3-70b", engine=("large", "small")
+    )
     assert config.timeout == 2.0
 
 
@@ -100,6 +105,11 @@ def test_nothing_at_all_is_an_empty_configuration(
         ("[stages.search]\ninstanses = 2\n", "[stages.search]: unknown key 'instanses'. Did you mean 'instances'?"),
         ("[stages.search]\ninstances = 0\n", "instances is 0, expected a whole number, 1 or more."),
         ("[stages.search]\nmax_wait = 'soon'\n", "max_wait is 'soon', expected a number of seconds"),
+        ("[stages.verify]\nmodle = 'x'\n", "[stages.verify]: unknown key 'modle'. Did you mean 'model'?"),
+        ("[stages.verify]\nmodel = 3\n", "[stages.verify]: model is 3, expected a model's name."),
+        ("[stages.verify]\nengine = []\n", "[stages.verify]: engine is [], expected the name of an engine"),
+        ("[stages.verify]\nmax_tokens = 0\n", "[stages.verify]: max_tokens is 0, expected a whole number"),
+        ("[stages.verify]\ntemperature = 'hot'\n", "[stages.verify]: temperature is 'hot', expected a number."),
         ("[limits]\nrequest_byte = 1\n", "unknown key 'request_byte'. Did you mean 'request_bytes'?"),
         ("[limits]\nrequest_bytes = 'much'\n", "request_bytes is 'much', expected a number or a text like '64 MiB'."),
         ("timeout = 'x'\n", "timeout is 'x', expected a number of seconds"),

@@ -12,6 +12,9 @@
     max_concurrency = 2
     init = { index = "corpus.bm25" }
 
+    [stages.verify]
+    model = "llama-3-70b"
+
     [limits]
     request_bytes = "2 GiB"
 
@@ -31,7 +34,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from .config import Config, StageConfig
+from .config import LM_SETTINGS, Config, StageConfig
 from .core.execution import Limits
 from .engines.protocol import EngineSpec
 from .errors import ConfigError, GraphError
@@ -173,7 +176,11 @@ def _stage(where: str, table: dict[str, Any]) -> StageConfig:
             known[key] = _whole(f"{where} {key}", table[key], 1)
     if "max_wait" in table:
         known["max_wait"] = _seconds(f"{where} max_wait", table["max_wait"])
-    return StageConfig(init=_table(f"{where} init", table.get("init", {})), **known)
+    known.update((key, table[key]) for key in LM_SETTINGS if key in table)
+    try:
+        return StageConfig(init=_table(f"{where} init", table.get("init", {})), **known)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {str(error).removeprefix('StageConfig: ')}") from None
 
 
 def _limits(where: str, table: dict[str, Any]) -> Limits:

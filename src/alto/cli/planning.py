@@ -165,7 +165,7 @@ def _simulated(
     }
     for use in target.graph.uses:
         if isinstance(use.stage, LM):
-            for name in use.stage.engines:
+            for name in config.engines_of(use.stage):
                 if name not in engines:
                     engines[name] = Simulated(
                         profile=profile, replicas=replicas, policy=policy, seed=seed

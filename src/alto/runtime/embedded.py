@@ -314,13 +314,24 @@ class Runtime:
 
     def problems(self, pipeline: Pipeline[Any, Any]) -> list[str]:
         """What the configuration lacks for this pipeline, each in words."""
-        return [
-            str(self._unknown_engine(name, use.name, pipeline.name))
-            for use in pipeline.graph.uses
-            if isinstance(use.stage, LM)
-            for name in use.stage.engines
-            if name not in self.config.engines
-        ]
+        problems = []
+        for use in pipeline.graph.uses:
+            stage, changed = use.stage, None
+            if isinstance(stage, LM):
+                problems += [
+                    str(self._unknown_engine(name, use.name, pipeline.name))
+                    for name in self.config.engines_of(stage)
+                    if name not in self.config.engines
+                ]
+            elif stage is not None:
+                changed = self.config.stages.get(stage.name)
+            if changed is not None and changed.for_lm:
+                problems.append(
+                    f"pipeline {pipeline.name}, stage {use.name}: [stages.{stage.name}] sets "
+                    f"{' and '.join(changed.for_lm)}, and it is no @lm stage. Take that out, or "
+                    "name the @lm stage that is meant."
+                )
+        return problems
 
     def _unknown_engine(self, name: str, stage: str, pipeline: str = "") -> ConfigError:
         known = sorted(self.config.engines)

@@ -46,10 +46,10 @@ async def call(
         _have_enough(run, invocation)
         arguments = prompts.arguments_of(arguments)
     reader = run.runtime.reader(stage)
-    template = _call(run, stage, invocation, arguments, messages, reader)
+    template = _call(run, unit, stage, invocation, arguments, messages, reader)
     reading = _Reading(run, unit, invocation, reader)
     for attempt in range(1, PARSE_TRIES + 1):
-        error = await reading.read(stage, template)
+        error = await reading.read(unit, template)
         if reading.stopped:
             return
         if error is None:
@@ -71,6 +71,7 @@ def _have_enough(run: Run, invocation: Invocation) -> None:
 
 def _call(
     run: Run,
+    unit: Unit,
     stage: LM[Any, Any],
     invocation: Invocation,
     arguments: dict[str, Any],
@@ -84,8 +85,8 @@ def _call(
         path=invocation.path,
         request=run.id,
         attempt=invocation.attempt,
-        max_tokens=stage.max_tokens,
-        temperature=stage.temperature,
+        max_tokens=unit.max_tokens,
+        temperature=unit.temperature,
         stop=stage.stop,
         seed=stage.seed,
         schema=reader.schema,
@@ -93,16 +94,16 @@ def _call(
         returns=stage.returns,
         extra=stage.extra,
         deadline=run.deadline,
-        model=stage.model,
+        model=unit.model,
         boundaries=run.runtime.boundaries(stage),
     )
 
 
-async def _read(run: Run, stage: LM[Any, Any], template: Call, take: Take) -> None:
+async def _read(run: Run, unit: Unit, template: Call, take: Take) -> None:
     """Read the first engine that answers; the next one when an engine fails before its first
     piece."""
-    for position, name in enumerate(stage.engines):
-        engine = run.runtime.engine(name, stage.name)
+    for position, name in enumerate(unit.engines):
+        engine = run.runtime.engine(name, unit.name)
         begun = False
 
         def noted(delta: Delta) -> bool | Awaitable[bool]:
@@ -110,7 +111,7 @@ async def _read(run: Run, stage: LM[Any, Any], template: Call, take: Take) -> No
             begun = True
             return take(delta)
 
-        last = position == len(stage.engines) - 1
+        last = position == len(unit.engines) - 1
         try:
             await _pieces(engine, template, take if last else noted)
             return
@@ -156,13 +157,13 @@ class _Reading:
             else None
         )
 
-    async def read(self, stage: LM[Any, Any], template: Call) -> ParseError | None:
+    async def read(self, unit: Unit, template: Call) -> ParseError | None:
         """One answer of an engine. The error says why it cannot be read to its end."""
         self.cutter = self.reader.new()
         self.pieces = []
         self.think = None
         self.finish_reason = None
-        await _read(self.run, stage, template, self.take)
+        await _read(self.run, unit, template, self.take)
         if self.failed is not None:
             raise self.failed
         if self.stopped:

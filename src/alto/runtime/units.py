@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..annotations import stream_element
+from ..config import StageConfig
 from ..core.execution import Invocation
 from ..errors import StageError
 from ..stages import LM, Stage
@@ -20,7 +21,6 @@ from .batches import Batch, given
 from .places import Place, Places
 
 if TYPE_CHECKING:
-    from ..config import StageConfig
     from .driver import Run
     from .embedded import Runtime
 
@@ -51,6 +51,12 @@ class Unit:
         self.objects: list[Any] | None = None
         self._making: asyncio.Task[list[Any]] | None = None
         self.is_lm = isinstance(stage, LM)
+        if isinstance(stage, LM):
+            here = config or StageConfig()
+            self.engines = runtime.config.engines_of(stage)
+            self.model = stage.model if here.model is None else here.model
+            self.max_tokens = stage.max_tokens if here.max_tokens is None else here.max_tokens
+            self.temperature = stage.temperature if here.temperature is None else here.temperature
         self.is_async = stage.is_async
         self.is_generator = stage.is_generator
         self.fans_out = stage.fans_out
