@@ -33,7 +33,7 @@ def test_public_names_are_these() -> None:
         "AltoError", "AsCompleted", "Call", "Config", "ConfigError", "Current", "DeadlineExceeded",
         "Default", "Delta", "EngineError", "EngineHandle", "Event", "Flow", "GraphError", "LM",
         "Limits", "Line", "OpenAI", "OrchestratorLost", "Overloaded", "Paragraph", "ParseError",
-        "Pipeline", "Recorded", "Request", "Runtime", "Sentence", "Simulated", "Stage",
+        "Pipeline", "Ranked", "Recorded", "Request", "Runtime", "Sentence", "Simulated", "Stage",
         "StageConfig", "StageError", "Stream", "Usage", "current", "either", "engine", "lm",
         "merge", "pipeline", "run", "stage",
     ]  # fmt: skip

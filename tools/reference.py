@@ -37,7 +37,9 @@ GROUPS: dict[str, dict[str, list[str]]] = {
         "alto": ["run", "Runtime", "Request", "Event", "Usage"],
     },
     "Inside a stage": {
-        "alto": ["current", "Current", "engine", "EngineHandle"],
+        "alto": ["current", "Current", "engine", "EngineHandle", "Ranked"],
+        "alto.core.encode": ["Vectors", "Ranking"],
+        "alto.runtime.replies": ["Reply"],
     },
     "Configuration": {
         "alto": ["Config", "StageConfig", "Limits"],
@@ -46,8 +48,10 @@ GROUPS: dict[str, dict[str, list[str]]] = {
         "alto": ["OpenAI", "Simulated", "Recorded", "Call", "Delta"],
         "alto.engines.simulated": ["Lengths", "Faults", "Answer"],
         "alto.engines.sim_settings": ["ServerSettings"],
+        "alto.engines.batch_options": ["BatchOptions"],
+        "alto.engines.encodes": ["Encodes"],
         "alto.engines.recorded": ["Recorder"],
-        "alto.engines.protocol": ["EngineSpec", "Engine"],
+        "alto.engines.protocol": ["EngineSpec", "Engine", "VectorEngine"],
         "alto.core.scheduling": ["Policy", "Candidate", "Facts", "Placed", "Finished"],
     },
     "What decorators make": {
@@ -83,9 +87,11 @@ GROUPS: dict[str, dict[str, list[str]]] = {
 
 # Made by ALTO, not by users: how to construct them is nobody's business.
 MADE_INSIDE = {"Flow", "Request", "Current", "EngineHandle", "Stage", "LM", "Pipeline", "Stream"}
+MADE_INSIDE |= {"Encodes", "Reply", "Vectors", "Ranking"}
 MADE_INSIDE |= {"AsCompleted", "VirtualLoop"}
 INTERNAL = {"settle", "bind", "forget", "spawn", "offload", "call_plain", "iterate", "jump", "time"}
 INTERNAL |= {"release_after", "units_of", "reader", "boundaries", "writer", "open_replicas"}
+INTERNAL |= {"encoder", "embed_max_wait_s", "send", "throw", "close", "close_batches"}
 INTERNAL |= {"replicas", "problems", "check"}
 
 

@@ -15,6 +15,7 @@ from .annotations import AsCompleted, Stream
 from .config import Config, StageConfig
 from .core.calls import Call, Delta, Usage
 from .core.cut import Line, Paragraph, Sentence
+from .core.encode import Ranked
 from .core.execution import Limits
 from .core.graph import Default
 from .errors import (
@@ -85,6 +86,7 @@ __all__ = [
     "Paragraph",
     "ParseError",
     "Pipeline",
+    "Ranked",
     "Recorded",
     "Request",
     "Runtime",

@@ -46,7 +46,7 @@ _KINDS = {
     "recorded": ("engines.recorded", "Recorded"),
 }
 _TELLING = {"url": "openai", "urls": "openai", "path": "recorded", "profile": "simulated"}
-_CODE_ONLY = {"respond", "fallback", "entries"}
+_CODE_ONLY = {"respond", "fallback", "entries", "embed", "score"}
 _SECTIONS = ("engines", "stages", "limits", "timeout", "seed")
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?\s*", re.IGNORECASE)
 _UNITS = {

@@ -98,6 +98,10 @@ class EngineReport:
     cache_queries: int = 0
     cache_hits: int = 0
     preemptions: int = 0
+    embedded: int = 0
+    """Texts that were embedded."""
+    reranked: int = 0
+    """Documents that were scored."""
     busy_seconds: float = 0.0
     replicas: int = 0
 
@@ -268,5 +272,7 @@ def _engine(engine: Engine) -> EngineReport:
         report.cache_queries += measures.cache_queries
         report.cache_hits += measures.cache_hits
         report.preemptions += measures.preemptions
+        report.embedded += measures.embedded
+        report.reranked += measures.reranked
         report.busy_seconds += measures.busy_seconds
     return report

@@ -21,7 +21,7 @@ Always true:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
@@ -59,8 +59,17 @@ class Prompt:
     size: int = 0
 
 
+@dataclass(slots=True, kw_only=True)
+class Measured(Call):
+    """A call that knows the length of its prompt, because that is no chat or still grows."""
+
+    prompt: Prompt = field(default_factory=Prompt)
+
+
 def read(call: Call, *, hashed: bool = True) -> Prompt:
     """The prompt of a call. With `hashed=False` only its length: for policies that need no more."""
+    if isinstance(call, Measured):
+        return call.prompt
     data, parts = _render(call)
     return Prompt(chain(data) if hashed else (), len(data) + parts * PART_BYTES)
 

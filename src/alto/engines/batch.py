@@ -34,6 +34,7 @@ class Generation:
         "number",
         "offset",
         "output_tokens",
+        "pooled",
         "private",
         "prompt_tokens",
         "published",
@@ -49,7 +50,10 @@ class Generation:
         output_tokens: int,
         keys: Callable[[int], Sequence[Key]],
         marks: Sequence[int] | None = None,
+        pooled: bool = False,
     ) -> None:
+        self.pooled = pooled
+        """It is only read, to be embedded or scored; its one answer token stands for that."""
         self.prompt_tokens = max(1, prompt_tokens)
         self.output_tokens = max(1, output_tokens)  # an empty answer still writes its end
         self.keys = keys

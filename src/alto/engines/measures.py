@@ -58,6 +58,7 @@ class Timed(Protocol):
     arrived_at: float
     output_tokens: int
     first_token_at: float | None
+    pooled: bool
 
 
 @dataclass(slots=True)
@@ -77,6 +78,10 @@ class Measures:
     preemptions: int = 0
     succeeded: int = 0
     cancelled: int = 0
+    embedded: int = 0
+    """Texts that were embedded."""
+    reranked: int = 0
+    """Documents that were scored."""
     finish_reasons: dict[str, int] = field(default_factory=dict)
     steps: int = 0
     busy_seconds: float = 0.0
@@ -90,7 +95,8 @@ class Measures:
     def finished(self, generation: Timed, at: float) -> None:
         """A sequence wrote its last token."""
         self.succeeded += 1
-        self.generation_tokens += generation.output_tokens
+        if not generation.pooled:
+            self.generation_tokens += generation.output_tokens
         self.whole.observe(at - generation.arrived_at)
         first = generation.first_token_at
         if first is not None and generation.output_tokens > 1:

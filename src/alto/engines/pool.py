@@ -42,6 +42,8 @@ from ..core.replicas import Limits
 from ..core.resume import EchoFilter, can_resume, rest_of, spent, with_usage
 from ..core.scheduling import CallId, Policy, ReplicaId
 from ..errors import AltoError, EngineError
+from .batch_options import BatchOptions
+from .encodes import Encodes
 from .protocol import Replica, Take
 
 
@@ -108,7 +110,7 @@ class _Opened:
     first: Delta
 
 
-class Pool:
+class Pool(Encodes):
     """An `Engine` made of several replicas.
 
     - `policy`: a name (`round-robin`, `least-outstanding`, `prefix-affinity`, `prompt-aware`), or
@@ -120,6 +122,7 @@ class Pool:
     - `hedge_s`: when nothing has come after so many seconds, try a second replica beside the first
       and take whichever begins first. None: never.
     - `requests_per_minute`, `tokens_per_minute`: limits of all calls together. None: no limit.
+    - `batches`: how large the requests of `embed` and `rerank` get.
     """
 
     def __init__(
@@ -135,8 +138,10 @@ class Pool:
         hedge_s: float | None = None,
         requests_per_minute: int | None = None,
         tokens_per_minute: int | None = None,
+        batches: BatchOptions | None = None,
     ) -> None:
         self.name = name
+        self.batch_options = batches or BatchOptions()
         self.replicas = tuple(replicas)
         self.resume = resume
         self.continue_final_message = continue_final_message
@@ -236,6 +241,7 @@ class Pool:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        await self.close_batches()
         for reader in self._readers.values():
             reader.wake()
         results = await asyncio.gather(

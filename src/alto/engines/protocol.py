@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Protocol, runtime_checkable
 
 from ..core.calls import Call, Delta
+from ..core.encode import EmbedCall, Ranking, RerankCall, Vectors
 
 Take = Callable[[Delta], "bool | Awaitable[bool]"]
 """Takes one piece of text and must not raise. It answers True for more, False for enough, or
@@ -37,6 +38,24 @@ class Engine(Protocol):
 
     async def aclose(self) -> None:
         """Close every connection and cancel what still runs."""
+        ...
+
+
+@runtime_checkable
+class VectorEngine(Engine, Protocol):
+    """An engine that embeds and reranks too, as `alto.OpenAI` and `alto.Simulated` open them.
+
+    `Encodes` (engines/encodes.py) has both for a class whose `stream` answers `EmbedCall` and
+    `RerankCall` (core/encode.py), with batches over callers, and `embed` and `rerank` for use
+    without a pipeline.
+    """
+
+    async def vectors(self, call: EmbedCall) -> Vectors:
+        """A vector for each input, in order."""
+        ...
+
+    async def ranking(self, call: RerankCall) -> Ranking:
+        """The documents by their scores, the best first."""
         ...
 
 

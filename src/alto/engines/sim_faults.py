@@ -1,8 +1,9 @@
 """Faults of simulated servers, drawn by a seed: for tests of what comes when servers misbehave.
 
 Each call to a faulty replica draws its fate once. It may be refused before any text, break off
-after some deltas, or fall silent for a while after some deltas and then go on. The same seed and
-the same order of calls give the same faults.
+after some deltas, or fall silent for a while after some deltas and then go on. One that is answered
+with numbers instead of text breaks off, or is silent, before its only delta. The same seed and the
+same order of calls give the same faults.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from ..core.calls import Call, Delta
+from ..core.encode import EncodeCall
 from ..errors import ConfigError, EngineError
 from .model import BatchingServer
+from .sim_encode import Encoder
 from .sim_replica import Respond, SimReplica
 
 
@@ -58,8 +61,9 @@ class FaultyReplica(SimReplica):
         luck: random.Random,
         *,
         piece: int,
+        encoder: Encoder | None = None,
     ) -> None:
-        super().__init__(name, server, respond, piece=piece)
+        super().__init__(name, server, respond, piece=piece, encoder=encoder)
         self._faults = faults
         self._luck = luck
 
@@ -78,16 +82,21 @@ class FaultyReplica(SimReplica):
         stalls = not breaks and fate < faults.refuse + faults.break_off + faults.stall
         inner = super().stream(call)
         try:
+            if isinstance(call, EncodeCall):
+                await self._suffer(breaks, stalls)
             async for delta in inner:
                 yield delta
                 after -= 1
                 if after == 0 and delta.finish_reason is None:
-                    if breaks:
-                        raise EngineError(
-                            f"replica {self.name} broke off in mid-text (a simulated fault)",
-                            engine=self.name,
-                        )
-                    if stalls:
-                        await asyncio.sleep(faults.stall_s)
+                    await self._suffer(breaks, stalls)
         finally:
             await inner.aclose()
+
+    async def _suffer(self, breaks: bool, stalls: bool) -> None:
+        if breaks:
+            raise EngineError(
+                f"replica {self.name} broke off in mid-answer (a simulated fault)",
+                engine=self.name,
+            )
+        if stalls:
+            await asyncio.sleep(self._faults.stall_s)

@@ -20,10 +20,12 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from ..core.calls import Call, Delta, Usage
+from ..core.encode import EmbedCall, EncodeCall
 from ..errors import AltoError, EngineError
 from .batch import Generation
 from .measures import Measures
 from .model import BatchingServer
+from .sim_encode import Encoder
 from .tokens import PIECE_LETTERS, BlockKeys, content_text, prompt_text, render, tokenize
 
 
@@ -35,6 +37,9 @@ class Answer:
     reasoning: str = ""
 
 
+DIMENSIONS = 256
+"""The length of made-up vectors."""
+
 Respond = Callable[[Call], "str | Answer"]
 """Writes the whole answer to a call at once."""
 
@@ -44,16 +49,24 @@ class SimReplica:
 
     Of a call's `extra` it knows what vLLM does by these names: `continue_final_message` (the last
     message is the beginning of the answer) and `ignore_eos` (write on up to `max_tokens`); and
-    `raw_prompt`, a prompt without chat template.
+    `raw_prompt`, a prompt without chat template. Texts to be embedded or scored are read as prompts
+    are, in the same batch.
     """
 
     def __init__(
-        self, name: str, server: BatchingServer, respond: Respond, *, piece: int = PIECE_LETTERS
+        self,
+        name: str,
+        server: BatchingServer,
+        respond: Respond,
+        *,
+        piece: int = PIECE_LETTERS,
+        encoder: Encoder | None = None,
     ) -> None:
         self.name = name
         self._server = server
         self._respond = respond
         self._piece = piece
+        self._encoder = encoder or Encoder(DIMENSIONS)
         self._readers: dict[Generation, asyncio.Future[None]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -106,6 +119,9 @@ class SimReplica:
         """Answer one call; see `Engine.stream` for what the deltas promise."""
         if self._closed:
             raise EngineError(f"replica {self.name} is closed", engine=self.name, retryable=False)
+        if isinstance(call, EncodeCall):
+            yield await self._encode(call)
+            return
         script = self._script(call)
         tokens, thinking = script.tokens, script.thinking
         generation = script.generation
@@ -120,11 +136,7 @@ class SimReplica:
                 if not generation.done and generation.written == given:
                     await woken  # not when more was written while a slow reader was away
                 if self._closed:
-                    raise EngineError(
-                        f"replica {self.name} was closed while it answered",
-                        engine=self.name,
-                        retryable=False,
-                    )
+                    raise self._closed_error()
                 if generation.done:
                     break
                 written = generation.written
@@ -149,6 +161,47 @@ class SimReplica:
             calls=1,
         )
         yield last
+
+    async def _encode(self, call: EncodeCall) -> Delta:
+        """Read all the inputs of a call; the answer is there when the last of them is read."""
+        call.seal()
+        texts = self._encoder.inputs(call, self._piece)
+        reads = [
+            Generation(len(text), 1, BlockKeys(text, (), self.block_tokens), marks=(), pooled=True)
+            for text in texts
+        ]
+        usage = Usage(prompt_tokens=sum(map(len, texts)), calls=1)
+        answer = self._encoder.answer(call, usage, self.name)
+        loop = asyncio.get_running_loop()
+        self._idle.clear()
+        try:
+            for read in reads:
+                self._server.submit(read, loop.time())
+                self._readers[read] = loop.create_future()
+            self._arm(loop)
+            for read in reads:
+                if not read.done:
+                    await self._readers[read]
+                if self._closed:
+                    raise self._closed_error()
+        finally:
+            for read in reads:
+                if self._readers.pop(read, None) is not None and not read.done:
+                    self._server.cancel(read, loop.time())
+            self._arm(loop)
+            if not self._readers:
+                self._idle.set()
+        usage.cached_tokens = sum(read.cached_tokens for read in reads)
+        if isinstance(call, EmbedCall):
+            self.measures.embedded += len(reads)
+        else:
+            self.measures.reranked += len(reads)
+        return answer
+
+    def _closed_error(self) -> EngineError:
+        return EngineError(
+            f"replica {self.name} was closed while it answered", engine=self.name, retryable=False
+        )
 
     async def idle(self) -> None:
         """Return when no call is under way."""

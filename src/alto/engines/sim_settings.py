@@ -6,16 +6,20 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.rate import check_rate
 from ..errors import ConfigError
+from .batch_options import BatchOptions
 from .model import BatchingServer, Limits
 from .profiles import profile
-from .protocol import Engine
+from .sim_encode import Encoder
 from .sim_faults import Faults, FaultyReplica
-from .sim_replica import Respond, SimReplica
+from .sim_replica import DIMENSIONS, Respond, SimReplica
 from .tokens import PIECE_LETTERS
+
+if TYPE_CHECKING:
+    from .pool import Pool
 
 T = TypeVar("T")
 
@@ -30,7 +34,7 @@ def from_table(kind: type[T], table: Mapping[str, Any], where: str) -> T:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerSettings(ABC):
+class ServerSettings(BatchOptions, ABC):
     """Simulated LM servers, with vLLM's defaults.
 
     - `profile`: a model on a GPU (`alto.engines.profiles.profiles()` lists them);
@@ -45,6 +49,8 @@ class ServerSettings(ABC):
     - `requests_per_minute`, `tokens_per_minute`: what the pool sends at most (None: no limit).
     - `token_letters`: letters that a token holds at most; 7 makes 4.4 characters a token of
       English.
+    - `dimensions`: the length of made-up vectors. `embed_batch`, `embed_tokens`, `embed_max_wait`
+      and `rerank_batch` are those of `BatchOptions`.
     """
 
     profile: str = "llama-3-8b_h100_tp1"
@@ -62,13 +68,16 @@ class ServerSettings(ABC):
     faults: Faults | Mapping[str, float] | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    dimensions: int = DIMENSIONS
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         kind = type(self).__name__
         profile(self.profile)
         if isinstance(self.faults, Mapping):
             object.__setattr__(self, "faults", from_table(Faults, self.faults, f"{kind}(faults)"))
-        for name in ("replicas", "max_num_seqs", "prefill_chunk", "block_tokens", "token_letters"):
+        counts = ("replicas", "max_num_seqs", "prefill_chunk", "block_tokens", "token_letters")
+        for name in (*counts, "dimensions"):
             value = getattr(self, name)
             if value < 1:
                 raise ConfigError(f"{kind}({name}={value!r}): expected at least 1")
@@ -92,7 +101,7 @@ class ServerSettings(ABC):
                 f"{self.block_tokens} tokens"
             )
 
-    def open(self, name: str) -> Engine:
+    def open(self, name: str) -> Pool:
         """The live pool, under the name that stages use."""
         from .pool import Pool
 
@@ -104,24 +113,29 @@ class ServerSettings(ABC):
             continue_final_message=True,
             requests_per_minute=self.requests_per_minute,
             tokens_per_minute=self.tokens_per_minute,
+            batches=self,
         )
 
     def open_replicas(self, name: str) -> list[SimReplica]:
         """The servers alone, without a pool before them."""
-        writer = self.writer(name)
-        return [self._replica(name, at, writer) for at in range(self.replicas)]
+        writer, encoder = self.writer(name), self.encoder(name)
+        return [self._replica(name, at, writer, encoder) for at in range(self.replicas)]
 
     @abstractmethod
     def writer(self, name: str) -> Respond:
         """What writes the answers of the engine of that name."""
 
-    def _replica(self, engine: str, at: int, writer: Respond) -> SimReplica:
+    def encoder(self, name: str) -> Encoder:
+        """What embeds and scores for the engine of that name."""
+        return Encoder(self.dimensions)
+
+    def _replica(self, engine: str, at: int, writer: Respond, encoder: Encoder) -> SimReplica:
         name, piece = f"{engine}/{at}", self.token_letters
         server = self._server(self._speeds()[at])
         if not isinstance(self.faults, Faults):
-            return SimReplica(name, server, writer, piece=piece)
+            return SimReplica(name, server, writer, piece=piece, encoder=encoder)
         luck = random.Random(f"{self.seed} {name}")
-        return FaultyReplica(name, server, writer, self.faults, luck, piece=piece)
+        return FaultyReplica(name, server, writer, self.faults, luck, piece=piece, encoder=encoder)
 
     def _speeds(self) -> Sequence[float]:
         if isinstance(self.speed, int | float):

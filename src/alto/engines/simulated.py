@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..core.calls import Call
+from .sim_encode import Embed, Encoder, Score
 from .sim_faults import Faults
 from .sim_replica import Answer, Respond, SimReplica
 from .sim_settings import ServerSettings, from_table
@@ -29,12 +30,17 @@ class Simulated(ServerSettings):
     `respond(call)` gives the whole answer, a `str` (or an `Answer` with reasoning); `call.stage`,
     `.arguments`, `.messages`, `.path` and `.request` say what is asked. Without it the text is made
     up, as long and as many as `lengths` says: one `Lengths`, or one for each stage by name with
-    `"*"` for the others; a plain dict with the fields of a `Lengths` will do for each. The other
-    settings are those of `ServerSettings`.
+    `"*"` for the others; a plain dict with the fields of a `Lengths` will do for each.
+
+    `embed(text)` gives a vector and `score(query, document)` a number; without them both are made
+    up, so that texts with words in common are near each other. The other settings are those of
+    `ServerSettings`.
     """
 
     respond: Respond | None = None
     lengths: Lengths | Mapping[str, Lengths] = field(default_factory=Lengths)
+    embed: Embed | None = None
+    score: Score | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,6 +63,10 @@ class Simulated(ServerSettings):
     def writer(self, name: str) -> Respond:
         """`respond`, or what makes text up."""
         return self.respond if self.respond is not None else self._made_up
+
+    def encoder(self, name: str) -> Encoder:
+        """`embed` and `score`, or what makes them up."""
+        return Encoder(self.dimensions, self.embed, self.score)
 
     def _made_up(self, call: Call) -> str:
         lengths = self.lengths

@@ -1,8 +1,10 @@
-"""`alto.engine(name)`: calls of an engine that a stage makes by itself: loops, tools, agents.
+"""`alto.engine(name)`: calls of an engine that a stage makes by itself: loops, tools, agents,
+retrieval.
 
 They go through the same scheduler as LM stages, carry the caller's ancestry, and obey its deadline
 and cancellation. In an async stage the deltas are read with `async for`; in a blocking one with
-`for`: then a task on the loop reads the engine and hands the deltas to the thread.
+`for`: then a task on the loop reads the engine and hands the deltas to the thread. What comes in
+one piece, vectors and rankings, is awaited, or waited for with `.result()`.
 
 Always true:
     E1  a call ends when its reader leaves it, and when the attempt that made it is over
@@ -14,18 +16,25 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..core.calls import Call, Delta, Message
+from ..core.encode import EmbedCall, Ranking, RerankCall, Vector, Vectors
 from ..core.execution import Invocation, State
+from ..engines.encodes import embed_call, rerank_call
+from ..engines.protocol import VectorEngine
+from ..errors import EngineError
 from .current import running
+from .replies import Reply
 from .threads import Stopped, tell
 
 if TYPE_CHECKING:
     from .driver import Run
+
+AnyCall = TypeVar("AnyCall", bound=Call)
 
 
 class EngineHandle:
@@ -42,18 +51,74 @@ class EngineHandle:
     def stream(self, messages: str | list[Message], **options: Any) -> Deltas:
         """One call. Options: max_tokens, temperature, stop, seed, tools, model; others go into the
         request's body."""
-        here = running.get()
-        if here is None:
-            raise RuntimeError(
-                f"alto.engine({self.name!r}).stream() was called outside a stage. To call an "
-                "engine without a pipeline use Runtime.engine(name).stream(Call(messages=...))."
-            )
+        here = self._here("stream", "stream(Call(messages=...))")
         return Deltas(self.name, *here, free_call(messages, options))
 
     async def complete(self, messages: str | list[Message], **options: Any) -> str:
         """The whole text of one call. In a blocking stage: `"".join(engine.stream(...))`."""
         async with aclosing(self.stream(messages, **options)) as deltas:
             return "".join([delta async for delta in deltas])
+
+    @overload
+    def embed(self, texts: str, **options: Any) -> Reply[Vector]: ...
+    @overload
+    def embed(self, texts: Sequence[str], **options: Any) -> Reply[Vectors]: ...
+
+    def embed(self, texts: str | Sequence[str], **options: Any) -> Reply[Any]:
+        """The vector of a text, or the vectors of several in order: `await engine.embed(texts)`,
+        or `engine.embed(texts).result()` in a blocking stage.
+
+        Texts that other invocations and requests embed at about the same time share requests to
+        the engine. Options: model, dimensions; others go into the request's body.
+        """
+        run, invocation = self._here("embed", "embed(texts)")
+        call = _asked_by(run, invocation, embed_call(texts, options))
+        asking = self._embed(run, call, alone=isinstance(texts, str))
+        return Reply(f"engine({self.name!r}).embed()", run, invocation, asking)
+
+    def rerank(
+        self, query: str, documents: Sequence[str], top_n: int | None = None, **options: Any
+    ) -> Reply[Ranking]:
+        """The documents by how well they answer the query, the best first: items with `index`,
+        `score` and `document`. `await` it, or `.result()` in a blocking stage.
+
+        `top_n`: only the best so many. Options: model; others go into the request's body.
+        """
+        run, invocation = self._here("rerank", "rerank(query, documents)")
+        call = _asked_by(run, invocation, rerank_call(query, documents, top_n, options))
+        asking = self._rerank(run, call)
+        return Reply(f"engine({self.name!r}).rerank()", run, invocation, asking)
+
+    async def _embed(self, run: Run, call: EmbedCall, *, alone: bool) -> Any:
+        vectors = await self._opened(run, call, "embed").vectors(call)
+        run.usage = run.usage + vectors.usage
+        return vectors[0] if alone else vectors
+
+    async def _rerank(self, run: Run, call: RerankCall) -> Ranking:
+        ranking = await self._opened(run, call, "rerank").ranking(call)
+        run.usage = run.usage + ranking.usage
+        return ranking
+
+    def _opened(self, run: Run, call: Call, verb: str) -> VectorEngine:
+        engine = run.runtime.engine(self.name, call.stage)
+        if not isinstance(engine, VectorEngine):
+            raise EngineError(
+                f"stage {call.stage}: engine {self.name!r} is a {type(engine).__name__}, which "
+                f"cannot {verb}. Use alto.OpenAI or alto.Simulated, or give the class the methods "
+                "of alto.engines.protocol.VectorEngine.",
+                engine=self.name,
+                retryable=False,
+            )
+        return engine
+
+    def _here(self, verb: str, instead: str) -> tuple[Run, Invocation]:
+        here = running.get()
+        if here is None:
+            raise RuntimeError(
+                f"alto.engine({self.name!r}).{verb}() was called outside a stage. To call an "
+                f"engine without a pipeline use Runtime.engine(name).{instead}."
+            )
+        return here
 
     def __repr__(self) -> str:
         return f"<engine {self.name}>"
@@ -66,12 +131,7 @@ class Deltas:
         self._engine = engine
         self._run = run
         self._invocation = invocation
-        call.stage = invocation.use.name
-        call.path = invocation.path
-        call.request = run.id
-        call.attempt = invocation.attempt
-        call.deadline = run.deadline
-        self._call = call
+        self._call = _asked_by(run, invocation, call)
         self._items = self._read()
 
     async def _read(self) -> AsyncGenerator[Delta, None]:
@@ -139,6 +199,16 @@ class Deltas:
         async with aclosing(self._items):
             async for delta in self._items:
                 pieces.put(delta)
+
+
+def _asked_by(run: Run, invocation: Invocation, call: AnyCall) -> AnyCall:
+    """The call, with the ancestry and the deadline of the invocation that makes it."""
+    call.stage = invocation.use.name
+    call.path = invocation.path
+    call.request = run.id
+    call.attempt = invocation.attempt
+    call.deadline = run.deadline
+    return call
 
 
 def free_call(messages: str | list[Message], options: dict[str, Any]) -> Call:
