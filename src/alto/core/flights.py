@@ -1,13 +1,34 @@
-"""The calls of a pool that are not gone, and the requests that they belong to."""
+"""The calls of a pool that are growing or not gone, and the requests that they belong to."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
 
+from .pool_events import Grew, Submitted
 from .prefix import Prompt
 from .replicas import Try
-from .scheduling import CallId
+from .scheduling import CallId, ReplicaId
+
+
+@dataclass(slots=True)
+class Growing:
+    """A call whose prompt is not complete."""
+
+    told: Grew
+    """The prompt so far, and who asks."""
+    home: ReplicaId | None = None
+    """Where its beginning was sent,"""
+    known: int = 0
+    """and so many bytes of it were read. (Which a policy that looks at caches knows already.)"""
+    sent: Try | None = None
+    """The prewarm under way,"""
+    size: int = 0
+    """which has so many bytes."""
+    next_at: float = 0.0
+    """No other before then."""
+    failed: int = 0
+    """Replicas on which a prewarm failed, as bits."""
 
 
 @dataclass(slots=True)
@@ -32,7 +53,26 @@ class Flight:
     busy_since: float = math.inf
     """When it was first turned away."""
     resumes: int = 0
+    home: ReplicaId | None = None
+    """Where its prompt was sent ahead."""
     overtaken: int = 0
+
+
+def flight_of(event: Submitted, growing: Growing | None, since: float, due: float) -> Flight:
+    """A call that was submitted, and what was known of it while it grew."""
+    flight = Flight(
+        event.call,
+        event.prompt,
+        event.stage,
+        event.deadline,
+        event.max_tokens,
+        since,
+        event.request,
+        due,
+    )
+    if growing is not None:
+        flight.home, flight.tried = growing.home, growing.failed
+    return flight
 
 
 class Requests:
@@ -64,9 +104,10 @@ class Requests:
         if not self._calls[request]:
             del self._calls[request]
 
-    def weight(self, request: str) -> float:
-        """How much a request waits for one of its calls here; see `Facts.weight`."""
-        calls = self._calls[request] if request else 1
+    def weight(self, request: str, more: int = 0) -> float:
+        """How much a request waits for one of its calls here, with so many more than there are;
+        see `Facts.weight`."""
+        calls = self._calls.get(request, 0) + more if request else 1
         return 1.0 if calls == 1 else 1.0 / math.sqrt(calls)
 
     def check(self, calls: int) -> None:

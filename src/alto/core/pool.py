@@ -24,6 +24,9 @@ prompt a free replica knows is taken before those that are at home elsewhere.
 An engine may have limits per minute (`rate.py`). Then the first of the queue waits until they let
 it go, and the others behind it.
 
+Before it is submitted a call may be growing (`prewarm.py`): it is no call yet, only its prompt is
+sent ahead.
+
 Always true:
     C1  a call is waiting, or has one or two tries under way (two while it is hedged), or is gone
     C2  each try sent is ended by exactly one of Began's losers (`Drop`), Ended, Broke or Left
@@ -39,7 +42,7 @@ from random import Random
 from typing import Any
 
 from ..errors import AltoError, EngineError
-from .flights import Flight, Requests
+from .flights import Flight, Requests, flight_of
 from .learning import Texts
 from .policies import resolve
 from .pool_events import (
@@ -50,15 +53,18 @@ from .pool_events import (
     Drop,
     Ended,
     Event,
+    Grew,
     Left,
     Refuse,
     Reported,
     Send,
     Submitted,
+    Warmed,
     Woke,
 )
+from .prewarm import Prewarming
 from .rate import Rate
-from .refusals import Refusals
+from .refusals import Refusals, is_busy
 from .replicas import Limits, ReplicaState, Speed, Try, forgive
 from .scheduling import CallId, Facts, Finished, Placed, Policy, ReplicaId, needs_prefix
 
@@ -124,9 +130,14 @@ class CallPool:
         """Until then there may be replicas that want to be left alone for too long."""
         self._dark_since: float | None = None
         """Since when every replica is open; None if one is well."""
+        self._ahead = Prewarming(
+            self.replicas, self.limits, self.texts, self._requests, self._choose, rate is None
+        )
         self._actions: list[Action] = []
         self._verbs: dict[type[Event], Callable[[Any, float], None]] = {
             Submitted: self._submitted,
+            Grew: self._ahead.grew,
+            Warmed: self._ahead.warmed,
             Began: self._began,
             Ended: self._ended,
             Broke: self._broke,
@@ -145,6 +156,8 @@ class CallPool:
         self._verbs[type(event)](event, now)
         if self._queue:
             self._dispatch(now)
+        if self._ahead.pending and not self.waiting:
+            self._actions += self._ahead.send(now)
         return self._actions
 
     def wake_at(self) -> float | None:
@@ -154,6 +167,9 @@ class CallPool:
             times.append(self._paused[0][0])
         if self._hedges:
             times.append(self._hedges[0][0])
+        if self._ahead.pending and not self.waiting:
+            at = self._ahead.wake_at(self._now)
+            times += [] if at is None else [at]
         if self.waiting:
             if self._deadlines:
                 times.append(self._deadlines[0][0])
@@ -175,6 +191,8 @@ class CallPool:
             waiting += flight.waiting
             for sent in flight.tries:
                 counts[sent.replica] += 1
+        for sent in self._ahead.under_way():
+            counts[sent.replica] += 1
         assert waiting == self.waiting, (waiting, self.waiting)
         assert counts == [replica.sequences for replica in self.replicas], counts
         for replica in self.replicas:
@@ -189,6 +207,7 @@ class CallPool:
     # --- Events
 
     def _submitted(self, event: Submitted, now: float) -> None:
+        growing = self._ahead.taken(event.call, now) if self._ahead.calls else None
         deadline = event.deadline
         if deadline is not None and deadline <= now:
             self._refuse(event.call, self._refusals.too_late(event.stage, self.waiting, now))
@@ -200,16 +219,7 @@ class CallPool:
         due = since + self.limits.patience_s
         if deadline is not None:
             due = min(due, deadline - self.texts.expected_s(event.stage))
-        flight = Flight(
-            event.call,
-            event.prompt,
-            event.stage,
-            deadline,
-            event.max_tokens,
-            since,
-            event.request,
-            due,
-        )
+        flight = flight_of(event, growing, since, due)
         self._flights[event.call] = flight
         self._requests.joined(event.request)
         self.waiting += 1
@@ -259,7 +269,7 @@ class CallPool:
             return
         error = event.error
         began = sent.began_at is not None
-        busy = error.retryable and not began and _is_busy(error)
+        busy = error.retryable and not began and is_busy(error)
         replica = self.replicas[event.replica]
         if busy:
             replica.turned_away(sent, error, now)
@@ -283,6 +293,8 @@ class CallPool:
             self._try_elsewhere(flight, event, now)
 
     def _left(self, event: Left, now: float) -> None:
+        if self._ahead.calls:
+            self._ahead.taken(event.call, now)
         flight = self._flights.get(event.call)
         if flight is not None:
             for sent in tuple(flight.tries):
@@ -338,6 +350,9 @@ class CallPool:
                 continue
             free = [replica for replica in self.replicas if replica.takes(now)]
             if not free:
+                if self._ahead.calls and (dropped := self._ahead.drop(now)):
+                    self._actions += dropped
+                    continue
                 if now < self._long_hold_until:
                     self._give_up_held(now)
                 return
@@ -355,6 +370,8 @@ class CallPool:
                     for one in self.replicas
                     if one in free or one.takes_warm(prompt.blocks, prompt.size, now)
                 ]
+            if flight.home is not None and not self.uses_prefix:
+                free = [one for one in free if one.replica == flight.home] or free
             if flight.tried:
                 untried = [one for one in free if not flight.tried >> one.replica & 1]
                 free = untried or free
@@ -402,19 +419,13 @@ class CallPool:
             now - flight.since,
             self._requests.weight(flight.request),
         )
-        candidates = [replica.candidate(blocks, per_byte) for replica in free]
-        forgive(free, candidates, now)
         try:
-            index = self.policy.choose(candidates, facts, now, self._random)
-            if not 0 <= index < len(candidates):
-                raise IndexError(f"it chose {index} of {len(candidates)} candidates")
-            self.policy.observe(Placed(free[index].replica, facts, now))
+            replica, cached = self._choose(blocks, facts, free, now)
+            self.policy.observe(Placed(replica.replica, facts, now))
         except Exception as error:
             if not flight.tries:
                 self._give_up(flight, self._refusals.policy("choose", self.policy, error))
             return
-        replica = free[index]
-        cached = candidates[index].cached_tokens
         sent = replica.send(blocks, facts, cached, per_byte, now)
         flight.tries.append(sent)
         if self._rate is not None:
@@ -425,6 +436,19 @@ class CallPool:
             if self.hedge_s is not None and len(self.replicas) > 1:
                 heappush(self._hedges, (now + self.hedge_s, flight.call, replica.replica))
         self._actions.append(Send(flight.call, replica.replica))
+
+    def _choose(
+        self, blocks: Sequence[int], facts: Facts, free: Sequence[ReplicaState], now: float
+    ) -> tuple[ReplicaState, float]:
+        """The replica that the policy chooses, and how many tokens of the prompt it has. Raises
+        whatever the policy does."""
+        per_byte = self.texts.tokens_per_byte.value
+        candidates = [replica.candidate(blocks, per_byte) for replica in free]
+        forgive(free, candidates, now)
+        index = self.policy.choose(candidates, facts, now, self._random)
+        if not 0 <= index < len(candidates):
+            raise IndexError(f"it chose {index} of {len(candidates)} candidates")
+        return free[index], candidates[index].cached_tokens
 
     def _hedge(self, call: CallId, replica: ReplicaId, now: float) -> None:
         """Nothing came yet: let a second replica race with the first, if hedges are few."""
@@ -568,8 +592,3 @@ class CallPool:
     def _remove(self, flight: Flight) -> None:
         del self._flights[flight.call]
         self._requests.left(flight.request)
-
-
-def _is_busy(error: EngineError) -> bool:
-    """Too many requests, which is no failure. A bare 503 is one."""
-    return error.status == 429 or (error.status == 503 and error.retry_after is not None)

@@ -14,7 +14,7 @@ from .scheduling import CallId, ReplicaId
 
 @dataclass(slots=True)
 class Submitted:
-    """A reader asks for the answer to a call."""
+    """A reader asks for the answer to a call. If it was growing before, its prewarm ends here."""
 
     call: CallId
     prompt: Prompt
@@ -22,6 +22,29 @@ class Submitted:
     request: str = ""
     deadline: float | None = None
     max_tokens: int | None = None
+
+
+@dataclass(slots=True)
+class Grew:
+    """More is known of the prompt of a call that is not yet submitted: this is all of it so far."""
+
+    call: CallId
+    prompt: Prompt
+    stage: str = ""
+    request: str = ""
+    deadline: float | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(slots=True)
+class Warmed:
+    """The prewarm of a growing call ended. Not told of one that the driver has closed because it
+    was dropped, or because its call was submitted or left."""
+
+    call: CallId
+    replica: ReplicaId
+    usage: Usage | None = None
+    failed: bool = False
 
 
 @dataclass(slots=True)
@@ -59,7 +82,8 @@ class Broke:
 
 @dataclass(slots=True)
 class Left:
-    """The reader does not want the call any more. Its tries are closed by the driver."""
+    """The reader does not want the call any more. Its tries, and its prewarm, are closed by the
+    driver."""
 
     call: CallId
 
@@ -87,7 +111,7 @@ class Woke:
     """`wake_at()` has come."""
 
 
-Event = Submitted | Began | Ended | Broke | Left | Reported | Allowed | Woke
+Event = Submitted | Grew | Warmed | Began | Ended | Broke | Left | Reported | Allowed | Woke
 
 
 # --- Actions: what the driver has to do
@@ -102,8 +126,17 @@ class Send:
 
 
 @dataclass(slots=True)
+class Warm:
+    """Let this replica read the prompt that a growing call has so far."""
+
+    call: CallId
+    replica: ReplicaId
+
+
+@dataclass(slots=True)
 class Drop:
-    """Close the call's try on this replica: another one began first."""
+    """Close the call's try on this replica: another one began first. Or its prewarm, which others
+    wait for."""
 
     call: CallId
     replica: ReplicaId
@@ -117,4 +150,4 @@ class Refuse:
     error: AltoError
 
 
-Action = Send | Drop | Refuse
+Action = Send | Warm | Drop | Refuse

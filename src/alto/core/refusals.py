@@ -117,3 +117,8 @@ def _asked(replica: ReplicaState) -> str:
 
 def _of(stage: str) -> str:
     return f" of stage {stage}" if stage else ""
+
+
+def is_busy(error: EngineError) -> bool:
+    """Too many requests, which is no failure. A bare 503 is one."""
+    return error.status == 429 or (error.status == 503 and error.retry_after is not None)

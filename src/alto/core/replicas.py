@@ -86,6 +86,12 @@ class Limits:
     """At most this part of the calls under way, but at least one, runs twice (see `hedge_s`)."""
     requests_remembered_max: int = 10_000
     """Requests whose age is kept."""
+    prewarm_tokens_min: int = 512
+    """A growing prompt is sent ahead when a replica would learn at least so many tokens of it,"""
+    prewarm_pause_s: float = 0.1
+    """and so long after the last time,"""
+    prewarms_max: int = 64
+    """for so many growing prompts at once. Of more, nothing is sent ahead."""
 
 
 @dataclass(slots=True)
@@ -176,6 +182,10 @@ class ReplicaState:
             and self._serves(now)
             and self.knows(blocks, size)
         )
+
+    def has_nothing_to_read(self, now: float) -> bool:
+        """Is it well, and no prompt on its way to it? Then reading one holds up no other."""
+        return not self.prefill_tokens and self.open_until is None and self._serves(now)
 
     def knows(self, blocks: Sequence[int], size: int) -> bool:
         """Most of a prompt is in its cache, as far as can be told."""
@@ -286,14 +296,15 @@ class ReplicaState:
         if usage is not None and usage.cached_tokens:
             self.reports_cache = True
         if sent.began_at is not None:
-            uncached = sent.uncached_tokens
-            if usage is not None and self.reports_cache and usage.prompt_tokens:
-                # What was really read, not what was thought: a cache colder than expected must
-                # not pass for a slow replica.
-                uncached = max(1.0, usage.prompt_tokens - usage.cached_tokens)
-            self._learn_first(sent.ahead_tokens + uncached, sent.began_at - sent.sent_at)
+            self._learn_reading(sent, sent.began_at, usage)
             if tokens >= 4:
                 self._learn_step(sent, tokens, now)
+
+    def warmed(self, sent: Try, usage: Usage | None, now: float) -> None:
+        """A prewarm was read. Call `leave` too."""
+        if usage is not None and usage.cached_tokens:
+            self.reports_cache = True
+        self._learn_reading(sent, now, usage)
 
     def corrected(self, sent: Try, found_bytes: float) -> None:
         """The engine said how much of the prompt it had."""
@@ -341,6 +352,14 @@ class ReplicaState:
         elif sent.sequences + 1 >= self.sequences_limit / 2:
             rise = 1.0 if self._slow_start else 1.0 / self.sequences_limit
             self.sequences_limit = min(self.limits.sequences_max, self.sequences_limit + rise)
+
+    def _learn_reading(self, sent: Try, began_at: float, usage: Usage | None) -> None:
+        uncached = sent.uncached_tokens
+        if usage is not None and self.reports_cache and usage.prompt_tokens:
+            # What was really read, not what was thought: a cache colder than expected must not
+            # pass for a slow replica.
+            uncached = max(1.0, usage.prompt_tokens - usage.cached_tokens)
+        self._learn_first(sent.ahead_tokens + uncached, began_at - sent.sent_at)
 
     def _learn_first(self, tokens: float, took: float) -> None:
         """A late one teaches little: it has waited for other things than the reading of prompts.

@@ -1,0 +1,161 @@
+"""Prompts that are still growing: when are the parts so far worth sending ahead?
+
+A prompt may become known in parts. An engine that reads those parts while the others are missing
+has them in its prefix cache when the call comes, and has only the rest to read before the first
+word. It reads nothing twice; it reads earlier. So a *prewarm*, a call for one token, is sent when
+that is for nothing but time which nobody needs:
+
+- no call waits in the pool, and the replica has no other prompt to read;
+- at least `prewarm_tokens_min` tokens have come that the replica does not know;
+- none is under way for this call, and the last was sent `prewarm_pause_s` ago or more.
+
+The first goes where the policy would send the call; the others of the same call follow it. When a
+call finds no replica with room, all prewarms under way are dropped to make it (what has been read
+by then stays in the caches). The call itself goes where its prompt is known: a policy that looks
+at caches sees that and weighs it, for any other the pool sends it there if there is room.
+
+Always true:
+    W1  a growing call has at most one prewarm under way, which ends with Warmed, or is dropped, or
+        ends with its call being Submitted or Left
+    W2  nothing that befalls a prewarm ends its call, or counts against a replica's health; a
+        replica where one failed is the last that its own call is tried on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from .flights import Growing, Requests
+from .learning import Texts
+from .pool_events import Drop, Grew, Warm, Warmed
+from .replicas import Limits, ReplicaState, Try
+from .scheduling import CallId, Facts
+
+Choose = Callable[[Sequence[int], Facts, Sequence[ReplicaState], float], tuple[ReplicaState, float]]
+"""Blocks, facts, replicas, now: which one, and how many tokens it has. May raise."""
+
+
+@dataclass(slots=True)
+class Prewarming:
+    """The growing calls of one pool, and what it needs of that pool. `choose` asks the policy.
+    Without `allowed` nothing is sent ahead: where each token counts none is sent twice."""
+
+    replicas: Sequence[ReplicaState]
+    limits: Limits
+    texts: Texts
+    requests: Requests
+    choose: Choose
+    allowed: bool
+    calls: dict[CallId, Growing] = field(default_factory=dict)
+    pending: dict[CallId, Growing] = field(default_factory=dict)
+    """Those that have grown since it was last decided about them, in the order of their coming."""
+
+    def grew(self, event: Grew, now: float) -> None:
+        """More of a prompt is known."""
+        growing = self.calls.get(event.call)
+        if growing is not None:
+            growing.told = event
+        elif self.allowed and len(self.calls) < self.limits.prewarms_max:
+            growing = self.calls[event.call] = Growing(event)
+        else:
+            return
+        self.pending[event.call] = growing
+
+    def send(self, now: float) -> list[Warm]:
+        """Send ahead what is worth it. Call this when no call waits."""
+        actions: list[Warm] = []
+        for growing in list(self.pending.values()):
+            idle = [one for one in self.replicas if one.has_nothing_to_read(now)]
+            if not idle:
+                break
+            if growing.sent is None and growing.next_at <= now:
+                actions += self._consider(growing, idle, now)
+        return actions
+
+    def warmed(self, event: Warmed, now: float) -> None:
+        """A prewarm ended."""
+        growing = self.calls.get(event.call)
+        sent = growing.sent if growing is not None else None
+        if growing is None or sent is None or sent.replica != event.replica:
+            return
+        replica, usage = self.replicas[event.replica], event.usage
+        if event.failed:
+            growing.failed |= 1 << event.replica
+            growing.home = None
+        else:
+            growing.known = growing.size
+            replica.warmed(sent, usage, now)
+            if usage is not None:
+                self.texts.told(usage, growing.size, 0)
+                replica.corrected(sent, usage.cached_tokens / self.texts.tokens_per_byte.value)
+        self._end(growing, now)
+
+    def taken(self, call: CallId, now: float) -> Growing | None:
+        """The call is submitted, or is gone: it grows no more."""
+        growing = self.calls.pop(call, None)
+        if growing is not None:
+            self.pending.pop(call, None)
+            self._end(growing, now)
+        return growing
+
+    def drop(self, now: float) -> list[Drop]:
+        """Calls wait: stop every prewarm that is under way."""
+        dropped: list[Drop] = []
+        for growing in self.calls.values():
+            if growing.sent is not None:
+                dropped.append(Drop(growing.told.call, growing.sent.replica))
+                self._end(growing, now)
+        return dropped
+
+    def wake_at(self, now: float) -> float | None:
+        """When time alone lets another one go; None: only an event can."""
+        times = [one.next_at for one in self.pending.values() if one.next_at > now]
+        return min(times, default=None)
+
+    def under_way(self) -> list[Try]:
+        """Every prewarm that has not ended."""
+        return [one.sent for one in self.calls.values() if one.sent is not None]
+
+    def _end(self, growing: Growing, now: float) -> None:
+        if growing.sent is not None:
+            self.replicas[growing.sent.replica].leave(growing.sent, now)
+            growing.sent = None
+
+    def _consider(self, growing: Growing, idle: Sequence[ReplicaState], now: float) -> list[Warm]:
+        told = growing.told
+        if growing.home is not None and self.replicas[growing.home].open_until is not None:
+            growing.home = None  # it broke meanwhile: begin again elsewhere
+        if growing.home is not None:
+            idle = [one for one in idle if one.replica == growing.home]
+        else:
+            idle = [one for one in idle if not growing.failed >> one.replica & 1]
+        if not idle:
+            return []
+        del self.pending[told.call]
+        facts = self._facts(told, now)
+        try:
+            replica, cached = self.choose(told.prompt.blocks, facts, idle, now)
+        except Exception:
+            return []  # the call itself will tell
+        per_byte = self.texts.tokens_per_byte.value
+        if growing.home is not None:
+            cached = max(cached, growing.known * per_byte)
+        if facts.prompt_tokens - cached < self.limits.prewarm_tokens_min:
+            return []
+        facts.weight = 0.0  # nobody waits for it
+        growing.sent = replica.send(told.prompt.blocks, facts, cached, per_byte, now)
+        growing.home, growing.size = replica.replica, told.prompt.size
+        growing.next_at = now + self.limits.prewarm_pause_s
+        return [Warm(told.call, replica.replica)]
+
+    def _facts(self, told: Grew, now: float) -> Facts:
+        """The call, as far as it is known."""
+        return Facts(
+            told.stage,
+            told.prompt.size * self.texts.tokens_per_byte.value,
+            self.texts.expected_tokens(told.stage, told.max_tokens),
+            told.deadline,
+            now - self.requests.since(told.request, now),
+            self.requests.weight(told.request, more=1),
+        )
