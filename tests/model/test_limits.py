@@ -196,6 +196,147 @@ def test_beyond_the_request_limit_an_error_names_both_sides() -> None:
     assert "late" in message
 
 
+@stage
+async def heavy(x: int) -> AsyncIterator[bytes]:
+    for _ in range(x):
+        yield bytes(1000)
+
+
+@stage
+async def numbers(x: int) -> AsyncIterator[int]:
+    for k in range(x):
+        yield k
+
+
+@stage
+async def page(x: int) -> bytes:
+    return bytes(1000)
+
+
+@stage
+async def count(items: Stream[bytes]) -> int:
+    return len([None async for _ in items])
+
+
+def test_one_flow_read_twice_is_held_and_counts() -> None:
+    @stage
+    async def one_after_the_other(items: Stream[bytes], again: Stream[bytes]) -> int:
+        return len([None async for _ in items]) + len([None async for _ in again])
+
+    @pipeline
+    def p(x: int):
+        items = heavy(x)
+        return one_after_the_other(items, items)
+
+    assert call(p, 50, request_bytes=100_000, scope_items=2) == 100
+    with pytest.raises(alto.StageError, match="heavy produces faster than one_after_the_other"):
+        call(p, 500, request_bytes=100_000, scope_items=2)
+
+
+def test_what_a_reader_will_still_take_is_waited_for() -> None:
+    """More than the limit would be held if the producer ran on for the reader that is fast."""
+
+    @stage
+    async def fast(items: Stream[bytes]) -> int:
+        return len([None async for _ in items])
+
+    @stage
+    async def slow(items: Stream[bytes]) -> int:
+        n = 0
+        async for _ in items:
+            await asyncio.sleep(1)
+            n += 1
+        return n
+
+    @pipeline
+    def p(x: int):
+        items = heavy(x)
+        return {"fast": fast(items), "slow": slow(items)}
+
+    assert call(p, 200, request_bytes=20_000) == {"fast": 200, "slow": 200}
+
+
+def test_what_a_list_gathers_is_held_and_counts() -> None:
+    @stage
+    async def together(items: list[bytes]) -> int:
+        return len(items)
+
+    @pipeline
+    def p(x: int):
+        return together(page(numbers(x)))
+
+    assert call(p, 90, request_bytes=100_000) == 90
+    with pytest.raises(alto.StageError, match="numbers produces faster than together reads"):
+        call(p, 500, request_bytes=100_000)
+
+
+def test_results_are_held_and_count() -> None:
+    @pipeline
+    def p(x: int):
+        return heavy(x)
+
+    assert len(call(p, 90, request_bytes=100_000)) == 90
+    with pytest.raises(alto.StageError, match="heavy produces faster than the client reads"):
+        call(p, 500, request_bytes=100_000)
+
+
+def test_a_list_is_let_go_with_the_item_that_it_was_for() -> None:
+    @stage
+    async def pages(x: int) -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield bytes(1000)
+
+    @stage
+    async def together(x: int, items: list[bytes]) -> bytes:
+        return bytes(len(items))
+
+    @pipeline
+    def p(x: int):
+        tops = numbers(x)
+        return count(together(tops, pages(tops)))
+
+    assert call(p, 100, request_bytes=200_000, scope_items=2) == 100
+
+
+def test_what_is_kept_back_to_be_committed_counts_until_it_is() -> None:
+    @stage(delivery="committed")
+    async def careful(x: int) -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield bytes(1000)
+
+    @pipeline
+    def p(x: int):
+        return count(careful(x))
+
+    assert call(p, 1, request_bytes=25_000) == 20
+    with pytest.raises(alto.StageError, match="request_bytes=10,000"):
+        call(p, 1, request_bytes=10_000)
+
+
+def test_what_comes_of_merged_items_is_let_go_with_them() -> None:
+    @pipeline
+    def p(x: int):
+        return count(page(alto.merge(numbers(x), numbers(3))))
+
+    assert call(p, 1000, request_bytes=100_000, scope_items=16) == 1003
+
+
+def test_the_bytes_of_a_scope_are_those_of_its_items() -> None:
+    """What comes of an item is let go with it, and was never counted as the producer's lead."""
+    gap = Gap(size=1000)
+
+    @stage
+    async def doubled(text: str) -> str:
+        return text * 2
+
+    @pipeline
+    def p(x: int):
+        return gap.consume(doubled(gap.produce(x)))
+
+    assert call(p, 200, scope_bytes=10_000) == 200
+    assert gap.most <= 10 + 2
+
+
 def test_a_pipeline_of_the_size_of_its_limits_goes_through() -> None:
     @stage
     async def produce(x: int) -> AsyncIterator[bytes]:

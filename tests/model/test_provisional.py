@@ -471,3 +471,38 @@ def test_a_reader_that_is_content_does_not_wait_for_a_producer_nobody_else_reads
         return first(writes(x))
 
     assert told(events_of(p, "q", delivery="committed")) == [((), "a")]
+
+
+@pytest.mark.parametrize("on_error", ["drop", alto.Default(["?"])], ids=["drop", "default"])
+@pytest.mark.parametrize("again", [["x", "b", "c"], ["a", "x"], [], ["a", "b", "c"]])
+def test_a_committed_stage_that_gives_up_on_what_may_change_waits_for_it(
+    on_error: Any, again: list[str | None]
+) -> None:
+    world = World([["a", "b", None], again])
+    writes = world.writes()
+
+    @stage(delivery="committed", on_error=on_error)
+    async def echo(items: Stream[str]) -> AsyncIterator[str]:
+        async for item in items:
+            yield item
+            if item == "b":
+                raise ValueError(item)
+
+    @stage(delivery="committed", on_error="drop" if on_error == "drop" else alto.Default("?"))
+    async def check(item: str) -> str:
+        if item == "b":
+            raise ValueError(item)
+        return item
+
+    @pipeline
+    def p(x: str):
+        items = writes(x)
+        return {"echo": echo(items), "check": check(items), "items": items}
+
+    events = events_of(p, "q")
+    stands_in = [] if on_error == "drop" else ["?"]
+    echoed = [*again[: again.index("b") + 1], *stands_in] if "b" in again else again
+    assert told(events, "echo") == [((k,), item) for k, item in enumerate(echoed)]
+    checked = {(k,): item for k, item in enumerate(again) if item != "b"}
+    checked |= {(k,): "?" for k, item in enumerate(again) if item == "b" and stands_in}
+    assert sorted(told(events, "check")) == sorted(checked.items())

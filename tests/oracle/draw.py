@@ -200,8 +200,11 @@ class _Wiring:
 
     def _use(self, stage: Stage[Any, Any], **values: Flow) -> Flow:
         self.stages.append(stage)
-        reads = self.case.plans[stage.name].reads
-        self.partly_read |= {values[p]._core for p, most in reads.items() if most is not None}
+        plan = self.case.plans[stage.name]
+        gives_up = plan.echo and plan.fails
+        self.partly_read |= {
+            values[p]._core for p, most in plan.reads.items() if most is not None or gives_up
+        }
         found: Flow = stage(**values)
         return found
 
@@ -281,11 +284,14 @@ class _Wiring:
         plan.reads = {p: rng.choice(most) for p, _ in streamed}
         plan.slow = rng.choice((0.0, 0.1, 1.0, 5.0))
         partial = frozenset(p for p, most in plan.reads.items() if most is not None)
-        if case.varies and (self.inner is None or not case.complete):
+        may_stop = case.varies and (self.inner is None or not case.complete)
+        if may_stop:
             plan.opaque = partial
         readable = bool(streamed) and not plan.unordered and not plan.opaque
         plan.echo = fans_out and readable and rng.random() < 0.4
         options = self._options(plan)
+        if plan.echo and may_stop:
+            plan.fails = 0  # it would read a part of its stream
         function = self.body(case, plan)
         annotations: dict[str, Any] = {
             p: {"item": int, "list": list[int], "Stream": Stream[int]}.get(kind, AsCompleted[int])

@@ -281,13 +281,14 @@ class Interpreter:
         plan = self.plans[use.stage.name]
         given, value, error = outcome(self.seed, plan, place.path, arguments, read)
         if isinstance(error, Met):
-            return Run(items=list(given), failure=met[0], met=met[0])
+            failure = _together([*met, self._perhaps_met(use, place)])
+            return Run(items=list(given), failure=failure, met=failure)
         run = self._settle(use, place, given, value, error)
         run.met = self._perhaps_met(use, place)
         return run
 
     def _perhaps_met(self, use: Use, place: Place) -> Failure | None:
-        """Failures below an `AsCompleted` that is read in part."""
+        """Failures below an `AsCompleted` that is read: which comes first is a matter of time."""
         plan = self.plans[use.stage.name]
         found: list[Any] = []
         for gather in use.gathers:

@@ -251,6 +251,31 @@ def test_sessions_of_two_stages_taken_in_opposite_order() -> None:
     on_virtual_time(main)
 
 
+def test_the_wait_for_a_place_that_was_lent_is_no_time_of_the_attempt() -> None:
+    @stage(max_concurrency=1, timeout=5)
+    async def twice(x: int) -> AsyncIterator[int]:
+        await asyncio.sleep(1)
+        yield x
+        await asyncio.sleep(3)
+        yield x + 1
+
+    @stage
+    async def crosswise(a: Stream[int], b: Stream[int]) -> list[int]:
+        """Waits for `b` while `a`, which holds the place, is paused; then the other way round."""
+        return [await anext(b), await anext(a), await anext(a), await anext(b)]
+
+    @pipeline
+    def p(x: int):
+        return crosswise(twice(x), twice(x))
+
+    async def main() -> tuple[Any, float]:
+        config = alto.Config(limits=alto.Limits(scope_items=1))
+        async with watched(config) as runtime:
+            return await runtime.call(p, 7), asyncio.get_running_loop().time()
+
+    assert on_virtual_time(main) == ([7, 7, 8, 8], 8)
+
+
 def test_nothing_is_lent_where_nobody_waits_in_a_circle() -> None:
     inside = Count()
 

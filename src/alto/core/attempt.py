@@ -48,6 +48,7 @@ class Invocation:
         "failures",
         "feeds",
         "held",
+        "held_bytes",
         "node",
         "paused",
         "rerun",
@@ -67,7 +68,8 @@ class Invocation:
         self.state = State.WAITING
         self.feeds: list[Feed] = []
         self.scope: Scope | None = None
-        self.held: list[Any] | None = None
+        self.held: list[Any] | None = None  # given and kept back, if it is to be committed
+        self.held_bytes = 0
         self.paused = False
         self.rerun = False
         self.due: float | None = None

@@ -29,11 +29,11 @@ Waiter = tuple[Flow, Node, Release, bool]
 def when_committed(
     execution: Execution, flow: Flow, node: Node, release: Release, last: bool = False
 ) -> None:
-    """Call `release` when the value of `flow` at `node` can change no more; if it is for the
-    client (`last`), at the end of the request at the latest."""
+    """Call `release` when the value of `flow` at `node` can change no more. It is for the client
+    (`last`): then at the end of the request at the latest; or it is what the stage holds back."""
     if node.dead:
         return
-    in_the_way = _open_above(node) or _open_behind(execution, flow.origin, node)
+    in_the_way = _open_above(node) or _open_behind(execution, flow.origin, node, own=not last)
     if in_the_way is None:
         release()
     else:
@@ -88,8 +88,11 @@ def _is_open(scope: Scope) -> bool:
     return invocation is None or invocation.state is not State.CANCELLED
 
 
-def _open_behind(execution: Execution, use: Use | None, node: Node) -> Scope | Invocation | None:
-    """What `use` took at `node` came from there, and it is not over."""
+def _open_behind(
+    execution: Execution, use: Use | None, node: Node, own: bool = False
+) -> Scope | Invocation | None:
+    """What `use` took at `node` came from there, and it is not over. `own`: it is asked for what
+    `use` itself holds back there, which does not wait for itself."""
     if use is None or not use.rerun:
         return None
     if use.kind is Kind.MERGE:
@@ -100,7 +103,7 @@ def _open_behind(execution: Execution, use: Use | None, node: Node) -> Scope | I
     if (use, place) in execution.committed_places:
         return None
     invocation = at(place, use) if use.kind is Kind.STAGE else None
-    if invocation is not None and invocation.rerun and invocation.state in ACTIVE:
+    if invocation is not None and invocation.rerun and invocation.state in ACTIVE and not own:
         return invocation
     for _, flow in use.items:
         above = place.up(place.level.depth - flow.level.depth)

@@ -212,8 +212,7 @@ class Execution:
         if invocation.state is not State.RUNNING:
             return False
         if invocation.held is not None:
-            invocation.held.append(value)
-            return True
+            return pressure.hold_back(self, invocation, value)
         scope = invocation.scope
         assert scope is not None
         try:
@@ -234,12 +233,7 @@ class Execution:
             return
         if invocation.held is not None:
             lifecycle.leave_running(self, invocation, State.HELD)
-            commit.when_committed(
-                self,
-                invocation.use.out,
-                invocation.node,
-                lambda: feeding.release(self, invocation),
-            )
+            feeding.keep_back(self, invocation, [])
         else:
             lifecycle.leave_running(self, invocation, State.DONE)
             self._or_forgotten(lambda: lifecycle.close(self, invocation, None))
@@ -251,13 +245,7 @@ class Execution:
             return
         if invocation.use.rules.committed:
             lifecycle.leave_running(self, invocation, State.HELD)
-            invocation.held = [value]
-            commit.when_committed(
-                self,
-                invocation.use.out,
-                invocation.node,
-                lambda: feeding.release(self, invocation),
-            )
+            feeding.keep_back(self, invocation, [value])
         else:
             lifecycle.leave_running(self, invocation, State.DONE)
             if invocation.use.rerun:
@@ -389,6 +377,7 @@ class Execution:
             waits.append(f"{invocation.use.name} at {show(invocation.path)}")
         return "It was running " + ", ".join(waits) + "." if waits else "Nothing was running."
 
+    hold = pressure.hold
     spend = pressure.spend
     starve = pressure.starve
 

@@ -155,6 +155,7 @@ class Feed:
         "ended",
         "execution",
         "given",
+        "held_bytes",
         "hold",
         "hungry",
         "invocation",
@@ -180,6 +181,7 @@ class Feed:
         self.invocation: Invocation | None = None
         self.reader: Any = None  # the driver's side of a session
         self.values: list[Any] = []  # of a list, or of an output
+        self.held_bytes = 0  # of `values`
         self.given: list[tuple[Node, Any]] = []
         completed = isinstance(source, Gather) and source.mode is Mode.COMPLETED
         self.queue: deque[Node] | None = deque() if completed else None
@@ -192,6 +194,8 @@ class Feed:
         """Start over from the first item."""
         self.cursor = Cursor(self, self.node, self.source.steps, self.slot)
         self.values = []
+        self.execution.hold(self.node, -self.held_bytes)
+        self.held_bytes = 0
         self.ended = False
         self.hungry = False
         self.queued = 0
@@ -243,13 +247,17 @@ class Feed:
 
     def fill(self) -> Any:
         """Take all that is there into `values`; answers WAIT, END or a `Failed`."""
-        cursor, slot = self.cursor, self.slot
+        cursor, slot, size = self.cursor, self.slot, self.execution.size
+        taken = 0
         while (found := cursor.advance()).__class__ is Node:
             value = found.vals[slot]
             self.values.append(value)
+            taken += size(value)
             if self.hold:
                 self.given.append((found, value))
             cursor.leave()
+        self.held_bytes += taken
+        self.execution.hold(self.node, taken)
         if found is END:
             self.ended = True
         elif found is WAIT:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from . import interest, lifecycle, pressure
+from . import commit, interest, lifecycle, pressure
 from .attempt import Invocation, State
 from .events import Wake
 from .feed import Feed
@@ -93,16 +93,20 @@ def move_output(execution: Execution, feed: Feed) -> None:
         execution.open_outputs -= 1
 
 
+def keep_back(execution: Execution, invocation: Invocation, last: list[Any]) -> None:
+    """A committed attempt is over: its output, `last` behind what is held already, goes on when
+    everything above it has closed."""
+    invocation.state = State.HELD
+    invocation.held = [*(invocation.held or []), *last]
+    commit.when_committed(
+        execution,
+        invocation.use.out,
+        invocation.node,
+        lambda: release(execution, invocation),
+    )
+
+
 def release(execution: Execution, invocation: Invocation) -> None:
     """Everything above a committed attempt has closed: its output may go on."""
-    if invocation.state is not State.HELD:
-        return
-    held, invocation.held = invocation.held or [], None
-    invocation.state = State.DONE
-    if invocation.use.opens is None:
-        lifecycle.put(execution, invocation, held[0])
-        return
-    assert invocation.scope is not None
-    for value in held:
-        lifecycle.append(execution, invocation, invocation.scope, value)
-    lifecycle.close(execution, invocation, None)
+    if invocation.state is State.HELD:
+        lifecycle.finish(execution, invocation, pressure.let_go(execution, invocation))

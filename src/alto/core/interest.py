@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from . import commit, lifecycle, pressure, settling
-from .attempt import ACTIVE, Invocation, State
+from .attempt import ACTIVE, Invocation, State, is_list
 from .graph import Flow, Gather, Kind, Level, Mode, Use
 from .scope import ABSENT, PENDING, Node
 
@@ -226,7 +226,7 @@ def slowest_reader(execution: Execution, invocation: Invocation) -> str:
         if isinstance(walker, Gather) and walker.use is not None:
             place = _clip(invocation.node, walker.use.level)
             feed = place.feeds.get(walker.slot) if place.feeds else None
-            if feed is None or not (feed.hungry or feed.ended):
+            if feed is None or is_list(feed) or not (feed.hungry or feed.ended):
                 return walker.use.name
     for use in level.uses:
         return use.name

@@ -10,7 +10,7 @@ from .attempt import WORKING, Invocation, State, is_list, put_at
 from .events import Stop
 from .graph import Default, Mode, Use
 from .path import show
-from .scope import Failed, Node, Scope
+from .scope import ABSENT, Failed, Node, Scope
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -89,6 +89,7 @@ def restart(execution: Execution, invocation: Invocation, rerun: bool) -> None:
     """Replace an attempt by the next one, from the start of its inputs."""
     node, use = invocation.node, invocation.use
     invocation.state = State.DEAD
+    pressure.let_go(execution, invocation)
     for gather in use.gathers:
         revision.rewind(execution, feeding.feed_at(execution, gather, node))
     if use.opens is not None:
@@ -104,6 +105,7 @@ def restart(execution: Execution, invocation: Invocation, rerun: bool) -> None:
 def stop(execution: Execution, invocation: Invocation, state: State) -> None:
     """Take an attempt out of the running. The driver hears of it if it knew of it."""
     known = invocation.state is State.RUNNING
+    pressure.let_go(execution, invocation)
     leave_running(execution, invocation, state, keep_feeds=True)
     if known:
         execution.actions.append(Stop(invocation))
@@ -114,8 +116,11 @@ def put(execution: Execution, invocation: Invocation, value: Any) -> None:
     node, use = invocation.node, invocation.use
     if type(value) is not Failed:
         size = execution.size(value)
-        node.bytes += size
-        execution.bytes += size
+        if node.source is None:  # what `hold` does: this is asked of every output
+            node.bytes += size
+            execution.bytes += size
+        else:
+            pressure.hold(execution, node, size)
         if execution.bytes > execution.limits.request_bytes:
             pressure.over_limit(execution, invocation)
             return
@@ -132,9 +137,9 @@ def append(execution: Execution, invocation: Invocation, scope: Scope, value: An
     if position < len(scope.children) and revision.confirm(execution, scope, position, value):
         return
     node = Node(scope.node, position, use.opens)
-    node.bytes = execution.size(value)
-    execution.bytes += node.bytes
-    scope.bytes += node.bytes
+    size = node.bytes = node.item_bytes = execution.size(value)
+    execution.bytes += size
+    scope.bytes += size
     scope.children.append(node)
     scope.fresh = position + 1
     scope.live += 1
@@ -175,31 +180,37 @@ def give_up(execution: Execution, invocation: Invocation, error: BaseException) 
     """The last attempt failed: `on_error` says what stands at its place."""
     use = invocation.use
     on_error = use.rules.on_error
-    if isinstance(on_error, Default):
-        invocation.state = State.DONE
-        if use.opens is None:
-            put(execution, invocation, on_error.value)
-            return
-        assert invocation.scope is not None
-        for value in (invocation.held or []) + list(on_error.value):
-            append(execution, invocation, invocation.scope, value)
-        close(execution, invocation, None)
-    elif on_error == "drop":
-        invocation.state = State.ABSENT
-        if use.opens is None:
-            settling.nothing(execution, invocation)
-            end_rerun(execution, invocation)
-        else:
-            assert invocation.scope is not None
-            for value in invocation.held or []:
-                append(execution, invocation, invocation.scope, value)
-            close(execution, invocation, None)
-    else:
+    if on_error == "fail":
+        pressure.let_go(execution, invocation)
         failed = Failed(stage_error(execution, invocation, error))
         if use.opens is None:
             put(execution, invocation, failed)
         else:
             close(execution, invocation, failed)
+        return
+    if isinstance(on_error, Default):
+        values = [on_error.value] if use.opens is None else list(on_error.value)
+    else:
+        values = [ABSENT] if use.opens is None else []
+    if use.rules.committed:
+        feeding.keep_back(execution, invocation, values)
+    else:
+        finish(execution, invocation, values)
+
+
+def finish(execution: Execution, invocation: Invocation, values: list[Any]) -> None:
+    """The attempt is over: its one output, or the last items of its fan-out, go on."""
+    invocation.state = State.DONE
+    if invocation.use.opens is not None:
+        assert invocation.scope is not None
+        for value in values:
+            append(execution, invocation, invocation.scope, value)
+        close(execution, invocation, None)
+    elif values[0] is ABSENT:
+        settling.nothing(execution, invocation)
+        end_rerun(execution, invocation)
+    else:
+        put(execution, invocation, values[0])
 
 
 def stage_error(execution: Execution, invocation: Invocation, error: BaseException) -> StageError:

@@ -8,7 +8,7 @@ reader has not passed yet. When nothing but paused producers could go on, the sm
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import StageError
 from . import interest
@@ -28,6 +28,36 @@ def heavy(execution: Execution, scope: Scope) -> bool:
     return scope.bytes >= limits.scope_bytes or execution.bytes > limits.request_bytes // 2
 
 
+def hold(execution: Execution, node: Node, size: int) -> None:
+    """So many more bytes are held until `node` is spent."""
+    while node.source is not None:  # below a merge: let go with the item that it stands for
+        node = node.source
+    node.bytes += size
+    execution.bytes += size
+
+
+def hold_back(execution: Execution, invocation: Invocation, value: Any) -> bool:
+    """Keep an item of a committed fan-out until its attempt closes. False: there is no room."""
+    assert invocation.held is not None
+    size = execution.size(value)
+    invocation.held.append(value)
+    invocation.held_bytes += size
+    execution.bytes += size
+    if execution.bytes > execution.limits.request_bytes:
+        over_limit(execution, invocation)
+        execution._drain()
+        return False
+    return True
+
+
+def let_go(execution: Execution, invocation: Invocation) -> list[Any]:
+    """What was kept back of an attempt is so no longer."""
+    held, invocation.held = invocation.held or [], None
+    execution.bytes -= invocation.held_bytes
+    invocation.held_bytes = 0
+    return held
+
+
 def may_run_ahead(execution: Execution, invocation: Invocation, scope: Scope) -> bool:
     """A full scope: its producer goes on only if somebody waits at its end."""
     waited_for = any(feed.hungry or is_list(feed) for feed in scope.waiters)
@@ -40,8 +70,7 @@ def may_run_ahead(execution: Execution, invocation: Invocation, scope: Scope) ->
     scope.paused = True
     execution.paused.append(invocation)
     execution.idle += 1
-    if invocation.due is not None and invocation.stalled is None:
-        invocation.stalled = execution.now
+    stall(execution, invocation)
     execution._drain()
     if invocation.paused:
         return False
@@ -66,6 +95,12 @@ def unpause(execution: Execution, invocation: Invocation) -> None:
     execution.idle -= 1
     if invocation.scope is not None:
         invocation.scope.paused = False
+
+
+def stall(execution: Execution, invocation: Invocation) -> None:
+    """The attempt waits for ALTO: its clock stands still."""
+    if invocation.due is not None and invocation.stalled is None:
+        invocation.stalled = execution.now
 
 
 def unstall(execution: Execution, invocation: Invocation) -> None:
@@ -94,6 +129,9 @@ def grow(execution: Execution) -> None:
 
 
 def over_limit(execution: Execution, invocation: Invocation) -> None:
+    for other in execution.paused:  # it may have too much to hold for what another one produced
+        if other.scope is not None and other.scope.bytes > _ahead(invocation):
+            invocation = other
     behind = interest.slowest_reader(execution, invocation)
     execution.fail(
         StageError(
@@ -107,6 +145,10 @@ def over_limit(execution: Execution, invocation: Invocation) -> None:
             attempts=invocation.attempt,
         )
     )
+
+
+def _ahead(invocation: Invocation) -> int:
+    return invocation.scope.bytes if invocation.scope is not None else 0
 
 
 def forgotten(execution: Execution, feed: Feed | None) -> None:
@@ -144,7 +186,7 @@ def spend(execution: Execution, node: Node) -> None:
         if scope is None or node.dead:
             return
         scope.live -= 1
-        scope.bytes -= node.bytes
+        scope.bytes -= node.item_bytes
         execution.bytes -= node.bytes
         if node.level.retained:
             retire(execution, node)
@@ -189,13 +231,13 @@ def retire(execution: Execution, node: Node) -> None:
 
 
 def starve(execution: Execution, feed: Feed) -> None:
-    """A feed waits. If it stands at the end of a paused scope, its producer is waited for."""
+    """A feed waits. If it stands at the end of a paused scope, its producer is waited for. With
+    more held than a request may, it stays paused: others may yet take what is held."""
     invocation = feed.invocation
     if invocation is not None and not is_list(feed):
         execution.idle += 1
-        if invocation.due is not None and invocation.stalled is None:
-            invocation.stalled = execution.now
-    if execution.paused:
+        stall(execution, invocation)
+    if execution.paused and execution.bytes <= execution.limits.request_bytes:
         for other in list(execution.paused):
             scope = other.scope
             if scope is not None and feed in scope.waiters:

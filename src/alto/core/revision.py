@@ -67,7 +67,7 @@ def truncate(execution: Execution, scope: Scope, position: int) -> None:
             continue
         if child.open > 0:
             scope.live -= 1
-            scope.bytes -= child.bytes
+            scope.bytes -= child.item_bytes
         kill(execution, child)
     del scope.children[position:]
     for walker in scope.level.walkers:

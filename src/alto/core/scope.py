@@ -70,6 +70,7 @@ class Node:
         "dead",
         "feeds",
         "invocations",
+        "item_bytes",
         "key",
         "level",
         "merged",
@@ -88,7 +89,8 @@ class Node:
         self.vals: list[Any] = level.first_slots.copy()
         self.open = level.obligations
         self.dead = False
-        self.bytes = 0
+        self.bytes = 0  # all that is held until it is spent; of these its scope counts `item_bytes`
+        self.item_bytes = 0
         self.invocations: dict[int, Invocation] | None = None
         self.scopes: dict[int, Scope] | None = None
         self.feeds: dict[int, Feed] | None = None

@@ -111,13 +111,15 @@ class Places:
 
     def take_back(self, place: Place, then: Callable[[], None]) -> bool:
         """A holder that has lent its place goes on: True if it has it again, else `then` is called
-        once it has."""
+        once it has. Until then its clock stands still."""
         assert place.run is not None and place.invocation is not None and self.limit is not None
         if self.busy[place.number] < self.limit:
             self._regain(place)
             return True
         self.returning.append((place, then))
         place.run.waits[self] = place.run.waits.get(self, 0) + 1
+        place.run.execution.now = place.run.loop.time()
+        pressure.stall(place.run.execution, place.invocation)
         return False
 
     def _regain(self, place: Place) -> None:
@@ -125,6 +127,8 @@ class Places:
         self.busy[place.number] += 1
         place.lent = False
         place.run.lent.pop(place.invocation, None)
+        place.run.execution.now = place.run.loop.time()
+        pressure.unstall(place.run.execution, place.invocation)
 
     def _pass_on(self) -> None:
         """Somebody may have a place now: those who lent theirs first, then the queue."""
