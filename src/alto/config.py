@@ -68,14 +68,15 @@ class Config:
     """A runtime's configuration.
 
     `engines` maps the names that stages use to engines; `stages` changes stages by name; `limits`
-    bounds each request; `timeout` is the default time of a request in seconds; `seed` seeds every
-    choice by chance.
+    bounds each request; `timeout` is the default time of a request in seconds, `token_budget` what
+    its LM calls may spend by default; `seed` seeds every choice by chance.
     """
 
     engines: Mapping[str, EngineSpec] = field(default_factory=dict)
     stages: Mapping[str, StageConfig] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     timeout: float | None = None
+    token_budget: int | None = None
     seed: int = 0
 
     def engines_of(self, stage: LM[Any, Any]) -> tuple[str, ...]:

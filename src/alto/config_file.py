@@ -47,7 +47,7 @@ _KINDS = {
 }
 _TELLING = {"url": "openai", "urls": "openai", "path": "recorded", "profile": "simulated"}
 _CODE_ONLY = {"respond", "fallback", "entries", "embed", "score"}
-_SECTIONS = ("engines", "stages", "limits", "timeout", "seed")
+_SECTIONS = ("engines", "stages", "limits", "timeout", "token_budget", "seed")
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?\s*", re.IGNORECASE)
 _UNITS = {
     "b": 1,
@@ -135,11 +135,13 @@ def _config(data: dict[str, Any], where: str) -> Config:
         name: _stage(f"{where}: [stages.{name}]", _table(f"{where}: [stages.{name}]", table))
         for name, table in _table(f"{where}: [stages]", data.get("stages", {})).items()
     }
+    budget = data.get("token_budget")
     return Config(
         engines=engines,
         stages=stages,
         limits=_limits(f"{where}: [limits]", _table(f"{where}: [limits]", data.get("limits", {}))),
         timeout=_seconds(f"{where}: timeout", data.get("timeout")),
+        token_budget=None if budget is None else _whole(f"{where}: token_budget", budget, 1),
         seed=_whole(f"{where}: seed", data.get("seed", 0), 0),
     )
 

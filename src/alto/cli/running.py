@@ -87,12 +87,18 @@ def demo(
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for the request."
 )
+@click.option(
+    "--token-budget",
+    type=click.IntRange(min=1),
+    help="Tokens that the request's LM calls may spend, prompts and answers.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per event, then the result.")
 def run(
     pipeline: str,
     arguments: tuple[str, ...],
     config_path: Path | None,
     timeout: float | None,
+    token_budget: int | None,
     as_json: bool,
 ) -> None:
     """Run PIPELINE (module:object) once; items are shown as soon as they exist.
@@ -106,7 +112,8 @@ def run(
     """
     target = subject.load(pipeline)
     values = subject.arguments(target, arguments)
-    asyncio.run(_run(target, values, Config.load(config_path), timeout, as_json))
+    config = Config.load(config_path)
+    asyncio.run(_run(target, values, config, timeout, token_budget, as_json))
 
 
 async def _run(
@@ -114,10 +121,11 @@ async def _run(
     values: dict[str, Any],
     config: Config,
     timeout: float | None,
+    token_budget: int | None,
     as_json: bool,
 ) -> None:
     async with Runtime(config) as runtime:
-        request = runtime.start(target, timeout=timeout, **values)
+        request = runtime.start(target, timeout=timeout, token_budget=token_budget, **values)
         async with aclosing(request.events()) as events:  # type: ignore[type-var]
             async for event in events:
                 click.echo(_json_line(event) if as_json else _line(event))

@@ -52,6 +52,13 @@ class Current:
         times = [at for at in (self._run.deadline, self._invocation.due) if at is not None]
         return max(0.0, min(times) - now) if times else None
 
+    @property
+    def tokens_left(self) -> int | None:
+        """Tokens that the request's LM calls may still spend, less what calls under way hold; None
+        without a `token_budget`."""
+        budget = self._run.budget
+        return None if budget is None else budget.left
+
     def emit(self, name: str, value: Any) -> None:
         """Send a progress event to the client: `event.output == name`, `event.progress` is True."""
         self._run.progress(self._invocation, name, value)

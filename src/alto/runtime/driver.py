@@ -28,6 +28,7 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..core.budget import Budget
 from ..core.calls import Usage
 from ..core.events import Action, Emit, Finish, Go, Stop, Wake
 from ..core.execution import Execution, Invocation, State
@@ -96,6 +97,8 @@ class Run:
     """One request in this process."""
 
     barrier = False
+    budget: Budget | None = None
+    """Tokens that it may spend on LM calls; None: no limit."""
 
     def __init__(
         self,

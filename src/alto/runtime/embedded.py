@@ -20,8 +20,10 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from ..config import Config
+from ..core.budget import Budget
 from ..core.calls import Usage
 from ..core.graph import Graph, Kind
+from ..core.learning import Texts
 from ..core.path import Path
 from ..engines.protocol import Engine
 from ..errors import ConfigError, DeadlineExceeded
@@ -118,6 +120,7 @@ class Runtime:
         self._background: set[asyncio.Task[Any]] = set()
         self._names = itertools.count(1)
         self._prefix = f"{os.getpid():x}" if name is None else name
+        self._texts = Texts()  # what is learned of tokens, for budgets
         self._threads: Threads | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -176,15 +179,21 @@ class Runtime:
     # ---------------------------------------------------------------- requests
 
     async def call(
-        self, pipeline: Pipeline[Any, Any], *args: Any, timeout: float | None = None, **kwargs: Any
+        self,
+        pipeline: Pipeline[Any, Any],
+        *args: Any,
+        timeout: float | None = None,
+        token_budget: int | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Run a pipeline and wait for its outputs: one value, or a dict of them.
 
         Outputs below the request's level are lists in path order; an absent one at that level is
-        None. `timeout` is in seconds, for the whole request. Cancelling the call cancels the
-        request. Raises `StageError`, `DeadlineExceeded` and the other `AltoError`s.
+        None. `timeout` is in seconds, for the whole request; `token_budget` is what its LM calls
+        may spend, in tokens of prompts and answers. Cancelling the call cancels the request. Raises
+        `StageError`, `DeadlineExceeded` and the other `AltoError`s.
         """
-        run = self._begin(pipeline, args, kwargs, timeout, stream=False)
+        run = self._begin(pipeline, args, kwargs, timeout, token_budget, stream=False)
         try:
             await run.closed()
         except asyncio.CancelledError as error:
@@ -198,6 +207,7 @@ class Runtime:
         pipeline: Pipeline[Any, Any],
         *args: Any,
         timeout: float | None = None,
+        token_budget: int | None = None,
         delivery: str = "provisional",
         **kwargs: Any,
     ) -> AsyncGenerator[Event, None]:
@@ -216,6 +226,7 @@ class Runtime:
             args,
             kwargs,
             timeout,
+            token_budget,
             stream=True,
             keep=False,
             committed=delivery == "committed",
@@ -234,10 +245,15 @@ class Runtime:
                 await run.closed()
 
     def start(
-        self, pipeline: Pipeline[Any, Any], *args: Any, timeout: float | None = None, **kwargs: Any
+        self,
+        pipeline: Pipeline[Any, Any],
+        *args: Any,
+        timeout: float | None = None,
+        token_budget: int | None = None,
+        **kwargs: Any,
     ) -> Request:
         """Start a request and go on: `result()`, `events()`, `cancel()`, `usage`."""
-        return Request(self._begin(pipeline, args, kwargs, timeout, stream=True))
+        return Request(self._begin(pipeline, args, kwargs, timeout, token_budget, stream=True))
 
     def _begin(
         self,
@@ -245,6 +261,7 @@ class Runtime:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         timeout: float | None,
+        token_budget: int | None,
         *,
         stream: bool,
         keep: bool = True,
@@ -277,9 +294,22 @@ class Runtime:
             committed=committed,
             bounded=bounded,
         )
+        run.budget = self._budget(pipeline, token_budget)
         self._requests.add(run)
         run.safely(run.begin, arguments)
         return run
+
+    def _budget(self, pipeline: Pipeline[Any, Any], tokens: int | None) -> Budget | None:
+        """What a request may spend on LM calls, if that is limited."""
+        tokens = self.config.token_budget if tokens is None else tokens
+        if tokens is None:
+            return None
+        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+            raise ConfigError(
+                f"pipeline {pipeline.name}: token_budget is {tokens!r}, expected a whole number of "
+                "tokens, 1 or more, or None for no limit."
+            )
+        return Budget(tokens, self._texts)
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
         """The loop in which the runtime was first used; it works in no other."""
@@ -423,14 +453,17 @@ def run(
     *args: Any,
     config: Config | None = None,
     timeout: float | None = None,
+    token_budget: int | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Run a pipeline once and wait for its outputs. Works where an event loop is already running,
-    too (in a notebook): then in a thread with a loop of its own."""
+    """Run a pipeline once and wait for its outputs, as `Runtime.call` does. Works where an event
+    loop is already running, too (in a notebook): then in a thread with a loop of its own."""
 
     async def main() -> Any:
         async with Runtime(config) as runtime:
-            return await runtime.call(pipeline, *args, timeout=timeout, **kwargs)
+            return await runtime.call(
+                pipeline, *args, timeout=timeout, token_budget=token_budget, **kwargs
+            )
 
     try:
         asyncio.get_running_loop()

@@ -27,6 +27,7 @@ from ..core.execution import Invocation, State
 from ..engines.encodes import embed_call, rerank_call
 from ..engines.protocol import VectorEngine
 from ..errors import EngineError
+from . import spending
 from .current import running
 from .replies import Reply
 from .threads import Stopped, tell
@@ -137,7 +138,11 @@ class Deltas:
     async def _read(self) -> AsyncGenerator[Delta, None]:
         run = self._run
         engine = run.runtime.engine(self._engine, self._call.stage)
-        async with aclosing(engine.stream(self._call)) as deltas:
+        if run.budget is None:
+            stream = engine.stream(self._call)
+        else:
+            stream = spending.stream(run, self._invocation, engine, self._call)
+        async with aclosing(stream) as deltas:
             async for delta in deltas:
                 if delta.usage is not None:
                     run.usage = run.usage + delta.usage

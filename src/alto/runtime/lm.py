@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..core.calls import Call, Delta, Message
@@ -20,7 +21,7 @@ from ..engines.protocol import Engine, Take
 from ..errors import EngineError, ParseError
 from ..stages import LM
 from ..structs import Reader
-from . import prompts
+from . import prompts, spending
 from .readers import wake
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _call(
     )
 
 
-async def _read(run: Run, unit: Unit, template: Call, take: Take) -> None:
+async def _read(run: Run, unit: Unit, invocation: Invocation, template: Call, take: Take) -> None:
     """Read the first engine that answers; the next one when an engine fails before its first
     piece."""
     for position, name in enumerate(unit.engines):
@@ -113,7 +114,11 @@ async def _read(run: Run, unit: Unit, template: Call, take: Take) -> None:
 
         last = position == len(unit.engines) - 1
         try:
-            await _pieces(engine, template, take if last else noted)
+            if run.budget is None:
+                await _pieces(engine, template, take if last else noted)
+            else:
+                reading = partial(_pieces, engine)
+                await spending.read(run, invocation, template, take if last else noted, reading)
             return
         except EngineError:
             if begun or last:
@@ -163,7 +168,7 @@ class _Reading:
         self.pieces = []
         self.think = None
         self.finish_reason = None
-        await _read(self.run, unit, template, self.take)
+        await _read(self.run, unit, self.invocation, template, self.take)
         if self.failed is not None:
             raise self.failed
         if self.stopped:

@@ -1,0 +1,131 @@
+"""What one request may spend on LM calls, in tokens of prompts and answers.
+
+A call is told what it has cost at its end. Until then it holds an estimate: its prompt by its size,
+its answer by what its stage usually writes, and more as it writes more. So calls side by side
+share what is left instead of each taking all of it.
+
+    starts      only if its prompt and one token fit into what is left
+    max_tokens  is lowered to what is then left for the answer
+    is cut      when it wants more than is left because others beside it hold the rest
+
+Always true:
+    G1  `left` is what is neither spent nor held, and never less than 0
+    G2  an account that is closed holds nothing
+    G3  what is spent beyond the budget are errors of estimates, one call's prompt and last piece at
+        most where they are exact
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from .calls import Call, Delta, Usage
+from .learning import Texts
+from .prefix import read
+
+TEMPLATE_TOKENS = 8
+"""What chat templates put around a prompt, about."""
+
+
+class Budget:
+    """The books of one request."""
+
+    def __init__(self, tokens: int, texts: Texts) -> None:
+        self.tokens = tokens
+        """What it may spend."""
+        self.texts = texts
+        self.spent = 0
+        """By calls that have ended."""
+        self.held = 0
+        """By calls under way."""
+
+    @property
+    def left(self) -> int:
+        """Tokens that no call has spent or holds."""
+        return max(0, self.tokens - self.spent - self.held)
+
+    def open(self, call: Call) -> Account | None:
+        """An account for a call that is about to start; None if too little is left for it."""
+        account = Account(self, call)
+        return account if account.begin() else None
+
+    def prompt_tokens(self, call: Call) -> int:
+        """About how many tokens the prompt of a call has."""
+        return TEMPLATE_TOKENS + math.ceil(self.texts.read(read(call, hashed=False).size, None))
+
+
+class Account:
+    """One call, from its start to its end. Tell it each delta (`note`), then `close` it."""
+
+    def __init__(self, budget: Budget, call: Call) -> None:
+        self.call = call
+        """As it may be sent: with `max_tokens` lowered to what is left."""
+        self.over = False
+        """It was cut: the delta that `note` gave last is the end of it."""
+        self._budget = budget
+        self._prompt = budget.prompt_tokens(call)
+        self._writes = 0
+        """Tokens held for the answer."""
+        self._chars = self._pieces = 0
+        self._usage: Usage | None = None
+
+    def begin(self) -> bool:
+        """Hold what the call will probably cost; False if too little is left."""
+        budget, call = self._budget, self.call
+        room = budget.left - self._prompt
+        if room < 1:
+            return False
+        if call.max_tokens is None or call.max_tokens > room:
+            self.call = replace(call, max_tokens=room)
+        expected = budget.texts.expected_tokens(call.stage, self.call.max_tokens)
+        self._writes = min(room, math.ceil(expected))
+        budget.held += self._prompt + self._writes
+        return True
+
+    def note(self, delta: Delta) -> Delta:
+        """The delta to give on: as it came, or as the last one where the call is cut."""
+        if delta.usage is not None:
+            self._usage = delta.usage
+        chars = len(delta) + len(delta.reasoning)
+        if chars:
+            self._chars += chars
+            self._pieces += 1
+        if delta.finish_reason is not None or self._written <= self._writes:
+            return delta
+        budget, more = self._budget, self._written - self._writes
+        if more > budget.left and not self._capped:
+            self.over = True
+            self._usage = Usage(self._prompt, self._written, calls=1)
+            return Delta(delta.text, delta.reasoning, delta.tool_calls, "length", self._usage)
+        budget.held += more
+        self._writes += more
+        return delta
+
+    def close(self) -> None:
+        """The call is over, by its end or otherwise: book what it has cost. One that was not begun
+        to be answered costs nothing."""
+        budget, usage = self._budget, self._usage
+        budget.held -= self._prompt + self._writes
+        if usage is None or not usage.total_tokens:
+            budget.spent += self._prompt + self._written if self._pieces else 0
+            return
+        budget.spent += usage.total_tokens
+        if usage.calls == 1 and not self.over:
+            budget.texts.told(usage, read(self.call, hashed=False).size, self._chars)
+            budget.texts.wrote(self.call.stage, float(usage.completion_tokens), 0.0)
+
+    @property
+    def _capped(self) -> bool:
+        """Whether `max_tokens`, which its engine counts better than we do, still keeps it within
+        the budget, whatever others have spent since."""
+        budget, most = self._budget, self.call.max_tokens
+        return (
+            most is not None and most <= budget.tokens - budget.spent - budget.held + self._writes
+        )
+
+    @property
+    def _written(self) -> int:
+        """An engine sends one token or more in a piece."""
+        per_char = self._budget.texts.tokens_per_char.value
+        return max(self._pieces, round(self._chars * per_char))
