@@ -182,6 +182,7 @@ class LM(Stage[P, R]):
         seed: int | None = None,
         model: str | None = None,
         extra: Mapping[str, Any] | None = None,
+        prewarm: bool = False,
         returns: Any = None,
         **options: Any,
     ) -> None:
@@ -203,6 +204,12 @@ class LM(Stage[P, R]):
                 f"stage {self.name}: @lm on a class, expected a function that returns the prompt, "
                 "or yields the parts of it. Its return annotation says how the LM's text is read."
             )
+        if prewarm and not self.is_generator:
+            raise GraphError(
+                f"stage {self.name}: prewarm={prewarm!r} on a function that returns its prompt, "
+                "expected a generator. Yield the parts of the prompt as they become known, so that "
+                "there is something to send ahead."
+            )
         if max_tokens is not None:
             _whole(f"stage {self.name}: max_tokens", max_tokens, 1)
         self.max_tokens = max_tokens
@@ -211,6 +218,8 @@ class LM(Stage[P, R]):
         self.seed = seed
         self.model = model
         self.extra: dict[str, Any] = dict(extra or {})
+        self.prewarm = prewarm
+        """Whether the parts of its prompt that are known are sent ahead."""
 
 
 def batch_element(annotation: Any, default: Any = None) -> Any:
@@ -354,6 +363,7 @@ def lm(
     seed: int | None = None,
     model: str | None = None,
     extra: Mapping[str, Any] | None = None,
+    prewarm: bool = False,
     name: str | None = None,
     max_concurrency: int | None = None,
     retries: int = 0,
@@ -378,6 +388,9 @@ def lm(function: Any = None, /, **options: Any) -> Any:
         max_tokens, temperature, stop, seed: sampling, as OpenAI's chat completions name them.
         model: another model than the engine's own.
         extra: further fields of the request's body.
+        prewarm: while parts of a generator's prompt are missing, let a replica read those that are
+            known, where that holds up nobody; the call follows to it. It pays for long prompts that
+            grow slowly.
         name, max_concurrency, retries, retry_on, backoff, on_error, timeout, delivery: as `stage`.
     """
     frame_locals = caller_locals()

@@ -17,13 +17,17 @@ Message = dict[str, Any]
 @dataclass(slots=True)
 class Usage:
     """Tokens spent. Sums with `+`; `cached_tokens` is the part of `prompt_tokens` that the engine
-    read from its prefix cache, `reasoning_tokens` the part of `completion_tokens` not shown."""
+    read from its prefix cache, `reasoning_tokens` the part of `completion_tokens` not shown.
+
+    `prewarm_tokens` were read ahead of calls (`@lm(prewarm=True)`) and are in none of the other
+    counts: the calls find them as `cached_tokens`."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     calls: int = 0
+    prewarm_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -36,6 +40,7 @@ class Usage:
             self.cached_tokens + other.cached_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
             self.calls + other.calls,
+            self.prewarm_tokens + other.prewarm_tokens,
         )
 
 
@@ -91,7 +96,8 @@ class Call:
     `deadline` is in the clock of the running loop, seconds. `boundaries`, given the whole text of
     an answer, names the characters after which the reader has something to do; an engine that
     knows its answer beforehand may then be silent in between (None: every token counts). It says
-    nothing about the answer and is sent to nobody.
+    nothing about the answer and is sent to nobody. `ahead` is what the engine gave (`Pool.ahead`)
+    while the prompt was growing. A `prewarm` is for nothing but the reading of its prompt.
     """
 
     messages: list[Message]
@@ -112,3 +118,5 @@ class Call:
     deadline: float | None = None
     model: str | None = None
     boundaries: Callable[[str], Sequence[int]] | None = None
+    ahead: object | None = None
+    prewarm: bool = False

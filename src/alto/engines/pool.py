@@ -24,9 +24,11 @@ from typing import Any
 from ..core.calls import Call, Delta, Usage
 from ..core.pool import CallPool
 from ..core.pool_events import (
+    Action,
     Allowed,
     Began,
     Broke,
+    Drop,
     Ended,
     Event,
     Left,
@@ -34,6 +36,7 @@ from ..core.pool_events import (
     Reported,
     Send,
     Submitted,
+    Warm,
     Woke,
 )
 from ..core.prefix import read
@@ -42,6 +45,7 @@ from ..core.replicas import Limits
 from ..core.resume import EchoFilter, can_resume, rest_of, spent, with_usage
 from ..core.scheduling import CallId, Policy, ReplicaId
 from ..errors import AltoError, EngineError
+from .ahead import Ahead, Used
 from .batch_options import BatchOptions
 from .encodes import Encodes
 from .protocol import Replica, Take
@@ -155,6 +159,7 @@ class Pool(Encodes):
             rate=rate_of(requests_per_minute, tokens_per_minute),
         )
         self._readers: dict[CallId, _Reader] = {}
+        self._growing: dict[CallId, Ahead] = {}
         self._numbers = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -235,9 +240,18 @@ class Pool(Encodes):
         self._broke(reader, opened.replica, self._engine_error(error, opened.replica))
         return False
 
+    def ahead(self, used: Used) -> Ahead:
+        """A call whose prompt is not complete yet: tell it what is known, and give it along with
+        the call (`Call.ahead`). `used` hears of the tokens that are spent before that."""
+        if self._closed:
+            raise self._closed_error()
+        return Ahead(self._number(), self._core, self._tell, self.replicas, self._growing, used)
+
     async def aclose(self) -> None:
         """Close every replica; calls under way and calls that wait fail."""
         self._closed = True
+        for ahead in list(self._growing.values()):
+            await ahead.aclose()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -364,8 +378,7 @@ class Pool(Encodes):
     def _submit(self, call: Call) -> _Reader:
         if self._closed:
             raise self._closed_error()
-        self._numbers += 1
-        reader = _Reader(CallId(self._numbers), call)
+        reader = _Reader(self._number_of(call), call)
         self._readers[reader.number] = reader
         self._tell(
             Submitted(
@@ -378,6 +391,18 @@ class Pool(Encodes):
             )
         )
         return reader
+
+    def _number(self) -> CallId:
+        self._numbers += 1
+        return CallId(self._numbers)
+
+    def _number_of(self, call: Call) -> CallId:
+        """A new number, unless the call has grown here."""
+        ahead = call.ahead
+        if isinstance(ahead, Ahead) and self._growing.get(ahead.number) is ahead:
+            ahead.submitted()
+            return ahead.number
+        return self._number()
 
     def _broke(self, reader: _Reader, replica: ReplicaId, error: EngineError) -> None:
         """The present try broke in mid-text: ask for the rest, if that can be had."""
@@ -417,6 +442,8 @@ class Pool(Encodes):
         for action in self._core.handle(event, loop.time()):
             reader = self._readers.get(action.call)
             if reader is None:
+                if self._growing:
+                    self._send_ahead(action)
                 continue
             if isinstance(action, Send):
                 reader.sends.append(action.replica)
@@ -425,6 +452,13 @@ class Pool(Encodes):
                 reader.error = action.error
                 reader.wake()
         self._arm(loop)
+
+    def _send_ahead(self, action: Action) -> None:
+        ahead = self._growing.get(action.call)
+        if ahead is not None and isinstance(action, Warm):
+            ahead.warm(action.replica)
+        elif ahead is not None and isinstance(action, Drop):
+            ahead.stop()
 
     def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
         """Keep the one timer at the time when the core wants to be woken."""

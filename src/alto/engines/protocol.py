@@ -11,6 +11,7 @@ What an engine promises:
     - Failure is an `EngineError` (or `DeadlineExceeded`); nothing else escapes but cancellation.
     - Time is the running loop's `time()`, so that an engine in this process also runs on virtual
       time.
+    - A call that says `prewarm` may be answered with anything: only its prompt is to be read.
 """
 
 from __future__ import annotations

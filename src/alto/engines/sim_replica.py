@@ -252,6 +252,8 @@ class SimReplica:
         return _Script(tokens, len(thoughts), finish_reason, len(prompt), generation)
 
     def _answer(self, call: Call, open_end: bool) -> Answer:
+        if call.prewarm:
+            return Answer(".")
         asked = self._whole(call) if open_end else call
         try:
             said = self._respond(asked)

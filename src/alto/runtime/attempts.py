@@ -19,7 +19,7 @@ from ..annotations import Stream
 from ..core import pressure
 from ..core.execution import Invocation, State
 from ..errors import StageError
-from . import lm, threads
+from . import lm, prompts, threads
 from .places import Place
 from .readers import LiveStream
 
@@ -38,7 +38,11 @@ async def run_one(run: Run, unit: Unit, invocation: Invocation, place: Place | N
         if unit.is_lm:
             arguments = run.execution.arguments(invocation, run.kept_stream_of)
             given = await _prompt(unit, arguments, held, (run, invocation))
-            await lm.call(run, unit, invocation, arguments, given)
+            if unit.is_generator:
+                await lm.call_growing(run, unit, invocation, arguments, given)
+            else:
+                messages = prompts.returned(unit.name, given)
+                await lm.call(run, unit, invocation, arguments, messages)
             return
         arguments = run.execution.arguments(invocation, run.stream_of)
         function = await unit.function(place)

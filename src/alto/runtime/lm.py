@@ -12,7 +12,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..core.calls import Call, Delta, Message
+from ..core.calls import Call, Delta, Message, Usage
 from ..core.cut import Cutter
 from ..core.execution import Invocation
 from ..core.scope import PENDING
@@ -25,6 +25,7 @@ from . import prompts, spending
 from .readers import wake
 
 if TYPE_CHECKING:
+    from ..engines.ahead import Ahead
     from .driver import Run
     from .units import Unit
 
@@ -33,22 +34,23 @@ PARSE_TRIES = 2
 
 
 async def call(
-    run: Run, unit: Unit, invocation: Invocation, arguments: dict[str, Any], given: Any
+    run: Run,
+    unit: Unit,
+    invocation: Invocation,
+    arguments: dict[str, Any],
+    messages: list[Message],
+    ahead: Ahead | None = None,
 ) -> None:
-    """Run one attempt of an LM stage from its prompt to its last item. `given` is what the stage's
-    function gave: the prompt, or an iterator over the parts of it."""
+    """Run one attempt of an LM stage from its prompt to its last item. `ahead` knows where the
+    beginning of the prompt has been read, if it has."""
     stage = unit.stage
     assert isinstance(stage, LM)
-    if unit.is_generator:
-        messages = await prompts.joined(stage, given)
-    else:
-        messages = prompts.returned(stage, given)
     if invocation.feeds:
         _have_enough(run, invocation)
         arguments = prompts.arguments_of(arguments)
-    reader = run.runtime.reader(stage)
-    template = _call(run, unit, stage, invocation, arguments, messages, reader)
-    reading = _Reading(run, unit, invocation, reader)
+    template = _call(run, unit, stage, invocation, arguments, messages)
+    template.ahead = ahead
+    reading = _Reading(run, unit, invocation, run.runtime.reader(stage))
     for attempt in range(1, PARSE_TRIES + 1):
         error = await reading.read(unit, template)
         if reading.stopped:
@@ -59,6 +61,44 @@ async def call(
             raise error
         template.messages = reading.again(messages)
     reading.finish()
+
+
+async def call_growing(
+    run: Run, unit: Unit, invocation: Invocation, arguments: dict[str, Any], given: Any
+) -> None:
+    """Run one attempt of an LM stage that is a generator; `given` is an iterator over the parts of
+    its prompt."""
+    stage = unit.stage
+    assert isinstance(stage, LM)
+    parts = prompts.Parts(stage.name)
+    ahead = _ahead(run, unit, stage)
+    if ahead is None:
+        await call(run, unit, invocation, arguments, await prompts.joined(parts, given))
+        return
+
+    def so_far() -> Call:
+        return _call(run, unit, stage, invocation, {}, parts.messages())
+
+    try:
+        messages = await prompts.joined(parts, given, lambda: ahead.grow(parts.size, so_far))
+        await call(run, unit, invocation, arguments, messages, ahead)
+    finally:
+        await ahead.aclose()
+
+
+def _ahead(run: Run, unit: Unit, stage: LM[Any, Any]) -> Ahead | None:
+    """What takes a prompt that grows, where the stage wants that and its engine can."""
+    if not stage.prewarm:
+        return None
+    begin = getattr(run.runtime.engine(unit.engines[0], unit.name), "ahead", None)
+    if begin is None:
+        return None
+
+    def used(usage: Usage) -> None:
+        run.usage = run.usage + usage
+
+    ahead: Ahead = begin(used)
+    return ahead
 
 
 def _have_enough(run: Run, invocation: Invocation) -> None:
@@ -77,8 +117,8 @@ def _call(
     invocation: Invocation,
     arguments: dict[str, Any],
     messages: list[Message],
-    reader: Reader[Any],
 ) -> Call:
+    reader = run.runtime.reader(stage)
     return Call(
         messages=messages,
         stage=stage.name,

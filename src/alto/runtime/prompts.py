@@ -10,12 +10,12 @@ Always true:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from ..core.calls import Message
+from ..core.calls import Call, Message
+from ..core.prefix import read
 from ..errors import StageError
-from ..stages import LM
 from .readers import LiveStream
 
 
@@ -27,15 +27,19 @@ class Parts:
         self._messages: list[Message] = []
         self._texts: list[str] = []
         """Strings since the last message."""
+        self.size = 0
+        """Bytes, about."""
 
     def add(self, part: Any) -> None:
         """One more part."""
         if isinstance(part, str):
             self._texts.append(part)
+            self.size += len(part.encode("utf-8", "surrogatepass"))
         elif isinstance(part, dict) and "role" in part:
             self._messages = self.messages()
             self._messages.append(part)
             self._texts.clear()
+            self.size += read(Call(messages=[part]), hashed=False).size
         else:
             raise StageError(
                 f"stage {self._stage}: its generator yielded {_shown(part)}, expected a part of "
@@ -50,8 +54,19 @@ class Parts:
             return list(self._messages)
         return [*self._messages, {"role": "user", "content": "".join(self._texts)}]
 
+    def whole(self) -> list[Message]:
+        """The prompt, of which this is all."""
+        messages = self.messages()
+        if not messages:
+            raise StageError(
+                f"stage {self._stage}: its generator yielded nothing, expected the parts of the "
+                "prompt: strings or chat messages.",
+                stage=self._stage,
+            )
+        return messages
 
-def returned(stage: LM[Any, Any], given: Any) -> list[Message]:
+
+def returned(stage: str, given: Any) -> list[Message]:
     """The messages of a prompt that was returned."""
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
@@ -62,31 +77,28 @@ def returned(stage: LM[Any, Any], given: Any) -> list[Message]:
     ):
         return list(given)
     raise StageError(
-        f"stage {stage.name}: its function returned {_shown(given)}, expected the prompt: a "
+        f"stage {stage}: its function returned {_shown(given)}, expected the prompt: a "
         "string, or a list of chat messages with role and content. To give it in parts, yield "
         "them.",
-        stage=stage.name,
+        stage=stage,
     )
 
 
-async def joined(stage: LM[Any, Any], given: AsyncIterator[Any]) -> list[Message]:
-    """The messages that the parts of a prompt are, when the last one is known."""
-    parts = Parts(stage.name)
+async def joined(
+    parts: Parts, given: AsyncIterator[Any], more: Callable[[], None] | None = None
+) -> list[Message]:
+    """The messages that the parts of a prompt are, when the last one is known. `more` is called
+    after each."""
     try:
         async for part in given:
             parts.add(part)
+            if more is not None:
+                more()
     finally:
         close = getattr(given, "aclose", None)
         if close is not None:
             await close()
-    messages = parts.messages()
-    if not messages:
-        raise StageError(
-            f"stage {stage.name}: its generator yielded nothing, expected the parts of the prompt: "
-            "strings or chat messages.",
-            stage=stage.name,
-        )
-    return messages
+    return parts.whole()
 
 
 def arguments_of(arguments: dict[str, Any]) -> dict[str, Any]:
