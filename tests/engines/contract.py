@@ -18,6 +18,9 @@ is not among its checks:
     refuses  `Subject.bad_call` is refused as the caller's mistake
     deadline the engine itself ends a call whose deadline comes
     busy     `Live.busy` says how many calls the server works on
+
+Engines that embed and rerank have more to keep: `encode_contract.py`, which registers its checks
+when it is imported.
 """
 
 from __future__ import annotations
@@ -288,7 +291,7 @@ async def closing_a_stream_in_the_middle_leaves_the_engine_well(
         await anext(stream)
         await stream.aclose()
     assert (await answer(live, ask("Hello")))[-1].finish_reason
-    await _until_idle(live)
+    await until_idle(live)
 
 
 @needs("long")
@@ -309,7 +312,7 @@ async def cancelling_a_reader_frees_what_it_held(live: Live, subject: Subject) -
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await _until_idle(live)
+        await until_idle(live)
 
 
 @needs("long", "deadline")
@@ -318,7 +321,7 @@ async def a_deadline_ends_a_call(live: Live, subject: Subject) -> None:
     with pytest.raises(DeadlineExceeded):
         while True:
             await answer(live, long(subject, 2000, deadline=deadline))
-    await _until_idle(live)
+    await until_idle(live)
 
 
 @needs("long")
@@ -337,7 +340,7 @@ async def closing_the_engine_ends_what_is_under_way(live: Live, subject: Subject
         assert isinstance(outcome, EngineError), outcome
 
 
-async def _until_idle(live: Live) -> None:
+async def until_idle(live: Live) -> None:
     if live.busy is not None:
         async with asyncio.timeout(PROMPT_LIMIT_S):
             while await live.busy():  # noqa: ASYNC110 - another process: nothing to await

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import encode_contract  # noqa: F401 - it registers its checks
 import pytest
 from contract import Check, Live, Subject, ask, checks_of, name_of, run
 
@@ -17,6 +18,7 @@ from alto.engines.simulated import SimReplica, Simulated
 from alto.engines.synthesis import Lengths, synthesize
 
 ALL = frozenset({"echo", "long", "usage", "cached", "schema", "stop", "refuses", "busy"})
+NUMBERS = frozenset({"embed", "rerank", "meaning"})
 
 
 def respond(call: Call) -> str:
@@ -51,7 +53,9 @@ def in_process(name: str, spec: ServerSettings) -> Subject:
         finally:
             await engine.aclose()
 
-    return Subject(name=name, opened=opened, real_time=False, supports=ALL, bad_call=ask("Crash"))
+    return Subject(
+        name=name, opened=opened, real_time=False, supports=ALL | NUMBERS, bad_call=ask("Crash")
+    )
 
 
 def over_http(name: str, spec: ServerSettings, servers: int) -> Subject:
@@ -75,7 +79,7 @@ def over_http(name: str, spec: ServerSettings, servers: int) -> Subject:
         name=name,
         opened=opened,
         real_time=True,
-        supports=ALL | {"deadline"},
+        supports=ALL | NUMBERS | {"deadline"},
         bad_call=Call(messages=[]),
     )
 

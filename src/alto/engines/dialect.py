@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -34,6 +34,30 @@ Guided = Literal["auto", "response_format", "structured_outputs", "guided_json",
 GUIDED: tuple[Guided, ...] = ("auto", "response_format", "structured_outputs", "guided_json", "off")
 
 
+AskedCall = TypeVar("AskedCall", bound=Call, contravariant=True)
+AForm = TypeVar("AForm")
+
+
+class Speech(Protocol[AskedCall, AForm]):
+    """How one server is spoken to about one kind of call.
+
+    The user of it posts `body(call, form)` to `target(form)` for `form = form_for(call)`. If the
+    server refuses, `simpler` may give a form to try next; once an answer came, `learned` remembers
+    it.
+    """
+
+    noun: str
+    """What is asked, for messages."""
+    headers: Mapping[str, str]
+    """Sent with each such request."""
+
+    def form_for(self, call: AskedCall) -> AForm: ...
+    def target(self, form: AForm) -> str: ...
+    def body(self, call: AskedCall, form: AForm) -> bytes: ...
+    def simpler(self, call: AskedCall, form: AForm, status: int, message: str) -> AForm | None: ...
+    def learned(self, call: AskedCall, form: AForm) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """How one request is written; each field can be given up when a server refuses it."""
@@ -45,20 +69,30 @@ class Form:
 
 
 class Dialect:
-    """What one server was found to understand. Every server starts with the full form.
+    """What one server was found to understand of chat completions (see `Speech`). Every server
+    starts with the full form. `url` is where they go."""
 
-    The user of this class posts `body(call, form)` for `form = form_for(call)`. If the server
-    refuses, `simpler` may give a form to try next; once an answer came, `learned` remembers it.
-    """
+    noun = "a chat completion"
+    headers: Mapping[str, str] = {}
 
     def __init__(
-        self, model: str, *, guided: Guided = "auto", extra: Mapping[str, Any] | None = None
+        self,
+        model: str,
+        *,
+        url: str = "",
+        guided: Guided = "auto",
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
+        self._url = url
         self._model = model
         self._guided = guided
         self._extra = extra or {}
         self._known = Form(guided="never") if guided == "off" else Form()
         self._refused_schemas: set[bytes] = set()
+
+    def target(self, form: Form) -> str:
+        """Where requests go."""
+        return self._url
 
     def form_for(self, call: Call) -> Form:
         """The fullest form that is not known to be refused."""
@@ -127,14 +161,19 @@ class Dialect:
         if not form.open_end:
             for name in _OPEN_END:
                 fields.pop(name, None)
-        try:
-            return msgspec.json.encode({k: v for k, v in fields.items() if v is not None})
-        except (TypeError, ValueError, OverflowError) as error:
-            raise WireError(
-                f"the messages, tools or extra fields cannot be written as JSON: {error}; give "
-                "plain dicts, lists, strings and numbers",
-                retryable=False,
-            ) from error
+        return json_body(fields)
+
+
+def json_body(fields: Mapping[str, Any]) -> bytes:
+    """A body without the fields that are None. Raises `WireError` for what has no JSON form."""
+    try:
+        return msgspec.json.encode({k: v for k, v in fields.items() if v is not None})
+    except (TypeError, ValueError, OverflowError) as error:
+        raise WireError(
+            f"the messages, tools or extra fields cannot be written as JSON: {error}; give "
+            "plain dicts, lists, strings and numbers",
+            retryable=False,
+        ) from error
 
 
 def _schema_key(schema: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,5 @@
-"""`alto.OpenAI`: LM servers that speak the OpenAI chat-completions API, over HTTP.
+"""`alto.OpenAI`: servers that speak the OpenAI API, over HTTP: LMs, and embedding and reranking
+models.
 
 This is the value in a configuration: checked when it is made, so that a mistake shows before
 anything runs, and cheap, for it loads no HTTP library. `openai_replica.py` does the work.
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..core.rate import check_rate
 from ..errors import ConfigError
+from .batch_options import BatchOptions
 from .dialect import GUIDED, Guided
 from .openai_replica import BUSY_TRIES_MAX, OpenAIReplica
 
@@ -26,9 +28,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=False)
-class OpenAI:
+class OpenAI(BatchOptions):
     """An engine of one or more servers with the OpenAI API: vLLM, SGLang, llama.cpp, TGI, Ollama,
-    or a hosted one. Each URL is a replica and ends where `/chat/completions` is to be added.
+    or a hosted one. Each URL is a replica and ends where `/chat/completions`, `/embeddings` or
+    `/rerank` is to be added.
 
     `urls` (or `url`) may be left out when `OPENAI_BASE_URL` is set. The key is `api_key`, or the
     value of the environment variable `api_key_env` when the engine is opened. `headers` are sent
@@ -51,6 +54,9 @@ class OpenAI:
     limit), over all URLs. A call that would exceed them waits in the pool. Tokens are those of
     prompt and answer; while a call runs, `max_tokens` count for its answer, or what its stage
     usually writes. Where servers say what is left (`x-ratelimit-remaining-...`) they are believed.
+
+    `embed_batch`, `embed_tokens`, `embed_max_wait` and `rerank_batch` bound the requests of `embed`
+    and `rerank`, see `BatchOptions`.
     """
 
     urls: Sequence[str] = ()
@@ -75,6 +81,7 @@ class OpenAI:
     tokens_per_minute: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         urls = (self.urls,) if isinstance(self.urls, str) else tuple(self.urls)
         if self.url is not None:
             if urls:
@@ -132,6 +139,7 @@ class OpenAI:
             hedge_s=self.hedge_s,
             continue_final_message=self.continue_final_message,
             limits=Limits(busy_wait_max_s=self.busy_timeout),
+            batches=self,
             requests_per_minute=self.requests_per_minute,
             tokens_per_minute=self.tokens_per_minute,
         )
@@ -194,5 +202,7 @@ def _checked_url(url: object, where: str = "urls") -> str:
             f"alto.OpenAI: {where} has {url!r}, expected http://HOST[:PORT]/v1 or "
             "https://HOST[:PORT]/v1"
         )
-    path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+    path = parts.path.rstrip("/")
+    for given in ("/chat/completions", "/embeddings", "/rerank"):
+        path = path.removesuffix(given).rstrip("/")
     return urlunsplit(parts._replace(path=path, fragment=""))

@@ -8,7 +8,8 @@ when: that is the business of the pool, which knows the other replicas and the o
 
 Always true:
     O1  the last delta has the finish reason and the usage; the texts of all joined are the answer
-    O2  a text that broke off is an `EngineError`, never a short answer
+    O2  a text that broke off is an `EngineError`, never a short answer; so are vectors or scores
+        that are not all there
     O3  the API key is in the request's header and nowhere else: no repr, no message
 """
 
@@ -21,11 +22,12 @@ import os
 import random
 import re
 import time
-from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from ..core.calls import Call, Delta
+from ..core.encode import BadAnswer, EmbedCall, EncodeCall, RerankCall
 from ..core.pool_events import Allowed
 from ..errors import DeadlineExceeded, EngineError
 from ..openai_api import (
@@ -36,7 +38,8 @@ from ..openai_api import (
     message_of,
     retry_after,
 )
-from .dialect import Dialect
+from .dialect import Dialect, Speech
+from .encode_dialect import Embeddings, Rerankings, read_embeddings, read_scores, too_large, url_of
 from .engine_load import EngineLoad, load_of
 
 if TYPE_CHECKING:
@@ -58,8 +61,14 @@ ERROR_BYTES_MAX = 1 << 16
 METRICS_BYTES_MAX = 4 << 20
 """How much of a page of metrics is read."""
 
+NUMBERS_BYTES_MAX = 64 << 20
+"""How much of an answer with vectors or scores is read."""
+
 FINISH_GRACE_S = 2.0
 """How long usage and `[DONE]` are waited for once the finish reason is known."""
+
+AskedCall = TypeVar("AskedCall", bound=Call)
+AForm = TypeVar("AForm")
 
 
 class OpenAIReplica:
@@ -77,9 +86,11 @@ class OpenAIReplica:
         self._key = key
         self._busy_tries = busy_tries
         parts = urlsplit(url)
-        self._target = urlunsplit(parts._replace(path=parts.path + "/chat/completions"))
         self._metrics = urlunsplit(parts._replace(path=parts.path.removesuffix("/v1") + "/metrics"))
-        self._dialect = Dialect(spec.model, guided=spec.guided, extra=spec.extra)
+        chat = url_of(url, "/chat/completions")
+        self._dialect = Dialect(spec.model, url=chat, guided=spec.guided, extra=spec.extra)
+        self._embeddings = Embeddings(url, spec.model, spec.extra)
+        self._rerankings = Rerankings(url, spec.model, spec.extra)
         self._client: HttpClient | None = None
         self._closed = False
         self._jitter = random.Random(f"{spec.seed} {url}")
@@ -102,11 +113,14 @@ class OpenAIReplica:
         """Answer one call here."""
         from .http import HttpFailure
 
+        if isinstance(call, EncodeCall):
+            yield await self._encode(call)
+            return
         answer: Answer | None = None
         reader = AnswerReader()
         self._begin()
         try:
-            answer = await self._answer(call)
+            answer = await self._answer(call, self._dialect)
             while not reader.ended:
                 try:
                     data = await answer.read()
@@ -131,6 +145,45 @@ class OpenAIReplica:
             self._calls -= 1
             if answer is not None:
                 answer.abort()
+
+    async def _encode(self, call: EncodeCall) -> Delta:
+        """Send a call for numbers, and read its whole answer."""
+        call.seal()
+        answer: Answer | None = None
+        self._begin()
+        try:
+            if isinstance(call, EmbedCall):
+                answer = await self._answer(call, self._embeddings)
+                return read_embeddings(await self._whole(answer, call), call)
+            assert isinstance(call, RerankCall), type(call)
+            answer = await self._answer(call, self._rerankings)
+            return read_scores(await self._whole(answer, call), call)
+        except WireError as fault:
+            kind = BadAnswer if fault.retryable and fault.status is None else EngineError
+            self._raise_fault(fault, call, kind)
+        except EngineError as error:
+            raise too_large(error) from error.__cause__
+        finally:
+            self._calls -= 1
+            if answer is not None:
+                answer.abort()
+
+    async def _whole(self, answer: Answer, call: Call) -> bytes:
+        from .http import HttpFailure
+
+        answer.wait_at_most(self._spec.stall_timeout)
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            while piece := await answer.read():
+                pieces.append(piece)
+                size += len(piece)
+                if size > NUMBERS_BYTES_MAX:
+                    raise WireError(f"an answer of more than {NUMBERS_BYTES_MAX} bytes")
+        except HttpFailure as failure:
+            self._raise_failure(failure, call, f"after {size} bytes of the answer")
+        answer.finish()
+        return b"".join(pieces)
 
     async def aclose(self) -> None:
         """Close every connection. Calls under way fail."""
@@ -179,35 +232,37 @@ class OpenAIReplica:
 
     # ---- sending
 
-    async def _answer(self, call: Call) -> Answer:
+    async def _answer(self, call: AskedCall, speech: Speech[AskedCall, AForm]) -> Answer:
         """Send the call until it is taken: in a simpler form where the server refused a field,
         later where it is busy."""
-        form = self._dialect.form_for(call)
+        form = speech.form_for(call)
         tries = 1
         while True:
             try:
-                body = self._dialect.body(call, form)
+                body = speech.body(call, form)
             except WireError as fault:
                 self._raise_fault(fault, call)
-            answer = await self._post(call, body)
+            answer = await self._post(call, speech.target(form), body, speech.headers)
             if self._tell_allowed is not None and (told := allowed(answer.headers)) is not None:
                 self._tell_allowed(told)
             if 200 <= answer.status < 300:
-                self._dialect.learned(call, form)
+                speech.learned(call, form)
                 return answer
             message = await self._refusal(answer, call)
-            simpler = self._dialect.simpler(call, form, answer.status, message)
+            simpler = speech.simpler(call, form, answer.status, message)
             if simpler is not None:
                 form = simpler
                 continue
-            error = self._status_error(answer, message)
+            error = self._status_error(answer, message, speech.noun)
             wait = self._busy_wait(error, tries)
             if wait is None or asyncio.get_running_loop().time() + wait >= _deadline(call):
                 raise error
             tries += 1
             await asyncio.sleep(wait)
 
-    async def _post(self, call: Call, body: bytes) -> Answer:
+    async def _post(
+        self, call: Call, target: str, body: bytes, headers: Mapping[str, str]
+    ) -> Answer:
         from .http import HttpFailure
 
         if self._closed:
@@ -219,9 +274,12 @@ class OpenAIReplica:
         asked_by = re.sub(r"[^A-Za-z0-9._-]", "_", call.request)[:64] or "alto"
         try:
             return await self._opened().post(
-                self._target,
+                target,
                 body,
-                headers={"x-request-id": f"{asked_by}-{self._nonce}-{next(self._numbers)}"},
+                headers={
+                    "x-request-id": f"{asked_by}-{self._nonce}-{next(self._numbers)}",
+                    **headers,
+                },
                 deadline=_deadline(call),
                 patience=self._spec.first_chunk_timeout,
             )
@@ -236,7 +294,7 @@ class OpenAIReplica:
                 headers=self._headers(),
                 connect_timeout=self._spec.connect_timeout,
                 connections_max=self._spec.max_connections,
-                proxy=proxy_for(self._target),
+                proxy=proxy_for(self.name),
             )
         return self._client
 
@@ -261,14 +319,14 @@ class OpenAIReplica:
             answer.finish()
         return self._redacted(message_of(body))
 
-    def _status_error(self, answer: Answer, message: str) -> EngineError:
+    def _status_error(self, answer: Answer, message: str, noun: str) -> EngineError:
         status = answer.status
         told = answer.headers.get("x-should-retry", "").lower()
         retryable = told == "true" or (told != "false" and is_retryable(status))
         if 300 <= status < 400:
             message = f"a redirect to {self._redacted(answer.headers.get('location', 'nowhere'))}"
         return EngineError(
-            f"engine {self.engine}: {self.name} answered {status} to a chat completion: {message}"
+            f"engine {self.engine}: {self.name} answered {status} to {noun}: {message}"
             f"{self._mend(status)}",
             engine=self.engine,
             status=status,
@@ -308,8 +366,10 @@ class OpenAIReplica:
             retryable=failure.cause != "closed",
         ) from failure
 
-    def _raise_fault(self, fault: WireError, call: Call) -> NoReturn:
-        raise EngineError(
+    def _raise_fault(
+        self, fault: WireError, call: Call, kind: type[EngineError] = EngineError
+    ) -> NoReturn:
+        raise kind(
             f"engine {self.engine}: call of {self.name}: {self._redacted(str(fault))}",
             engine=self.engine,
             status=fault.status,

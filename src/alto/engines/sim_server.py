@@ -5,6 +5,7 @@ pace of the profile's GPU; a connection that is dropped frees its slot in the ba
 
     GET  /health /ping /version /v1/models /metrics (vLLM's names) /load
     POST /v1/chat/completions /v1/completions (streamed and whole) /tokenize
+         /v1/embeddings /v1/rerank
 
 Always true:
     H1  whatever is wrong with a request is answered with an error object, never with a traceback
@@ -33,9 +34,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ..core.calls import Delta
+from ..core.calls import Call, Delta
 from ..errors import AltoError, ConfigError, EngineError, Overloaded
 from .protocol import Engine, Replica
+from .sim_encode_wire import embeddings_body, read_embeddings, read_rerank, rerank_body
 from .sim_metrics import ServerMetrics
 from .sim_replica import SimReplica
 from .sim_settings import ServerSettings
@@ -45,6 +47,7 @@ from .sim_wire import (
     Answering,
     Asked,
     BadRequest,
+    Json,
     Shape,
     error_body,
     read_chat,
@@ -56,6 +59,8 @@ VERSION = "0.11.0+simulated"
 """What `/version` says: routers look for a version of vLLM here."""
 
 Read = Callable[[Any, str, str], Asked]
+ReadNumbers = Callable[[Any, str, str], Call]
+WriteNumbers = Callable[[Json, str, str, Delta], Json]
 T = TypeVar("T")
 
 
@@ -81,6 +86,9 @@ class SimServer:
             routes=[
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
                 Route("/v1/completions", self._completion, methods=["POST"]),
+                Route("/v1/embeddings", self._embeddings, methods=["POST"]),
+                Route("/v1/rerank", self._rerank, methods=["POST"]),
+                Route("/rerank", self._rerank, methods=["POST"]),
                 Route("/tokenize", self._tokenize, methods=["POST"]),
                 Route("/v1/models", self._models),
                 Route("/health", self._alive),
@@ -103,6 +111,28 @@ class SimServer:
 
     async def _completion(self, request: Request) -> Response:
         return await self._answer(request, read_completion, TEXT)
+
+    async def _embeddings(self, request: Request) -> Response:
+        return await self._numbers(request, read_embeddings, embeddings_body)
+
+    async def _rerank(self, request: Request) -> Response:
+        return await self._numbers(request, read_rerank, rerank_body)
+
+    async def _numbers(self, request: Request, read: ReadNumbers, write: WriteNumbers) -> Response:
+        request_id = request.headers.get("x-request-id") or uuid4().hex
+        headers = {"x-request-id": request_id}
+        try:
+            body = await _json(request)
+            deltas = self._engine.stream(read(body, self.model, request_id))
+            answer = await _unless_dropped(request.receive, _all(deltas))
+        except BadRequest as error:
+            return JSONResponse(error.body(), error.status, headers)
+        except (AltoError, Overloaded) as error:
+            told, status, more = _failure(error)
+            return JSONResponse(told, status, {**headers, **more})
+        if answer is None:
+            return Response(status_code=499, headers=headers)  # nobody is there to read it
+        return JSONResponse(write(body, self.model, request_id, answer[-1]), headers=headers)
 
     async def _answer(self, request: Request, read: Read, shape: Shape) -> Response:
         request_id = request.headers.get("x-request-id") or uuid4().hex

@@ -56,7 +56,7 @@ def read_chat(body: Any, model: str, request_id: str) -> Asked:
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
         raise BadRequest(
-            f"messages is {_shown(messages)}, expected a list of at least one message",
+            f"messages is {shown(messages)}, expected a list of at least one message",
             param="messages",
         )
     for at, message in enumerate(messages):
@@ -85,7 +85,7 @@ def read_completion(body: Any, model: str, request_id: str) -> Asked:
         prompt = prompt[0]
     if not isinstance(prompt, str):
         raise BadRequest(
-            f"prompt is {_shown(prompt)}, expected one string: several prompts in a request and "
+            f"prompt is {shown(prompt)}, expected one string: several prompts in a request and "
             "prompts of token ids are not served",
             param="prompt",
         )
@@ -111,10 +111,10 @@ def _asked(
     call = Call(
         messages=messages,
         request=request_id,
-        max_tokens=next((n for key in limits if (n := _integer(fields, key, 1)) is not None), None),
+        max_tokens=next((n for key in limits if (n := integer(fields, key, 1)) is not None), None),
         temperature=fields.get("temperature"),
         stop=_stop(fields.get("stop")),
-        seed=_integer(fields, "seed", None),
+        seed=integer(fields, "seed", None),
         tools=fields.get("tools") or (),
         schema=_schema(fields),
         extra={**extra, **{key: True for key in _PASSED_ON if fields.get(key)}},
@@ -122,9 +122,10 @@ def _asked(
     return Asked(call, stream, bool(isinstance(options, Mapping) and options.get("include_usage")))
 
 
-def _fields(body: Any, model: str) -> Json:
+def check_model(body: Any, model: str) -> Json:
+    """A body as an object that asks for this server's model, or for none by name."""
     if not isinstance(body, dict):
-        raise BadRequest(f"the body is {_shown(body)}, expected a JSON object")
+        raise BadRequest(f"the body is {shown(body)}, expected a JSON object")
     asked = body.get("model")
     if asked is not None and asked != model:
         raise BadRequest(
@@ -132,35 +133,42 @@ def _fields(body: Any, model: str) -> Json:
             status=404,
             param="model",
         )
-    if body.get("n") not in (None, 1):
-        raise BadRequest(f"n is {_shown(body['n'])}, only 1 is served", param="n")
-    if body.get("logprobs"):
+    fields: Json = body
+    return fields
+
+
+def _fields(body: Any, model: str) -> Json:
+    fields = check_model(body, model)
+    if fields.get("n") not in (None, 1):
+        raise BadRequest(f"n is {shown(fields['n'])}, only 1 is served", param="n")
+    if fields.get("logprobs"):
         raise BadRequest("logprobs are not served: leave them out", param="logprobs")
-    return body
+    return fields
 
 
 def _check_message(message: Any, at: int) -> None:
     where = f"messages[{at}]"
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise BadRequest(
-            f"{where} is {_shown(message)}, expected an object with role and content",
+            f"{where} is {shown(message)}, expected an object with role and content",
             param=where,
         )
     content = message.get("content")
     if not isinstance(content, str | list | None):
         raise BadRequest(
-            f"{where}.content is {_shown(content)}, expected a string or a list of parts",
+            f"{where}.content is {shown(content)}, expected a string or a list of parts",
             param=f"{where}.content",
         )
 
 
-def _integer(fields: Json, key: str, low: int | None) -> int | None:
+def integer(fields: Json, key: str, low: int | None) -> int | None:
+    """A field that is a whole number, or missing."""
     value = fields.get(key)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or (low is not None and value < low):
         bound = "" if low is None else f" of at least {low}"
-        raise BadRequest(f"{key} is {_shown(value)}, expected an integer{bound}", param=key)
+        raise BadRequest(f"{key} is {shown(value)}, expected an integer{bound}", param=key)
     return value
 
 
@@ -170,14 +178,14 @@ def _number(fields: Json, key: str, low: float, high: float) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise BadRequest(
-            f"{key} is {_shown(value)}, expected a number from {low} to {high}", param=key
+            f"{key} is {shown(value)}, expected a number from {low} to {high}", param=key
         )
 
 
 def _stop(value: Any) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else value or []
     if not isinstance(stops, list) or not all(isinstance(each, str) for each in stops):
-        raise BadRequest(f"stop is {_shown(value)}, expected a string or strings", param="stop")
+        raise BadRequest(f"stop is {shown(value)}, expected a string or strings", param="stop")
     return tuple(stops)
 
 
@@ -192,7 +200,7 @@ def _schema(fields: Json) -> Mapping[str, Any] | None:
         return _ANY_OBJECT
     if kind not in (None, "text"):
         raise BadRequest(
-            f"response_format.type is {_shown(kind)}, expected text, json_object or json_schema",
+            f"response_format.type is {shown(kind)}, expected text, json_object or json_schema",
             param="response_format",
         )
     outputs = fields.get("structured_outputs")
@@ -207,11 +215,12 @@ def _schema(fields: Json) -> Mapping[str, Any] | None:
 
 def _must_be_schema(schema: Any, param: str) -> Mapping[str, Any]:
     if not isinstance(schema, dict):
-        raise BadRequest(f"{param} is {_shown(schema)}, expected a JSON schema", param=param)
+        raise BadRequest(f"{param} is {shown(schema)}, expected a JSON schema", param=param)
     return schema
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in a message."""
     text = "missing" if value is None else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
