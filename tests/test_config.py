@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def test_nothing_at_all_is_an_empty_configuration(
         ("[stages.verify]\nmodel = 3\n", "[stages.verify]: model is 3, expected a model's name."),
         ("[stages.verify]\nengine = []\n", "[stages.verify]: engine is [], expected the name of an engine"),
         ("[stages.verify]\nmax_tokens = 0\n", "[stages.verify]: max_tokens is 0, expected a whole number"),
-        ("[stages.verify]\ntemperature = 'hot'\n", "[stages.verify]: temperature is 'hot', expected a number."),
+        ("[stages.verify]\ntemperature = 'hot'\n", "[stages.verify]: temperature is 'hot', expected a number, 0 or more."),
         ("[limits]\nrequest_byte = 1\n", "unknown key 'request_byte'. Did you mean 'request_bytes'?"),
         ("[limits]\nrequest_bytes = 'much'\n", "request_bytes is 'much', expected a number or a text like '64 MiB'."),
         ("timeout = 'x'\n", "timeout is 'x', expected a number of seconds"),
@@ -124,6 +125,39 @@ def test_a_mistake_names_its_place_and_what_is_valid(
         read(tmp_path, text)
     assert message in str(raised.value)
     assert "alto.toml" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: alto.Config(engines={"chat": 3}), "Config: engines['chat'] is 3, expected alto.OpenAI"),
+        (lambda: alto.Config(engines={"chat": alto.Simulated}), "expected alto.OpenAI(...) or alto.Simulated(...)."),
+        (lambda: alto.Config(engines=[1]), "Config: engines is [1], expected a dict of names and values."),
+        (lambda: alto.Config(stages={"s": {}}), "Config: stages['s'] is {}, expected alto.StageConfig(...)."),
+        (lambda: alto.Config(limits=3), "Config: limits is 3, expected alto.Limits(...)."),
+        (lambda: alto.Config(timeout="soon"), "Config: timeout is 'soon', expected a number of seconds"),
+        (lambda: alto.Config(seed="x"), "Config: seed is 'x', expected a whole number."),
+        (lambda: alto.Limits(scope_items=0), "Limits: scope_items is 0, expected a whole number, 1 or more."),
+        (lambda: alto.Limits(replay_bytes=-1), "Limits: replay_bytes is -1, expected a whole number, 0 or more."),
+        (lambda: alto.StageConfig(instances=0), "StageConfig: instances is 0, expected a whole number, 1 or more."),
+        (lambda: alto.StageConfig(max_wait="soon"), "StageConfig: max_wait is 'soon', expected a number of seconds"),
+        (lambda: alto.StageConfig(init=3), "StageConfig: init is 3, expected a dict of arguments for __init__."),
+        (lambda: alto.Simulated(replicas="4"), "Simulated(replicas='4'): expected a whole number, at least 1"),
+        (lambda: alto.Simulated(policy="rr"), "scheduling policy 'rr' is not known; expected one of round-robin"),
+        (lambda: alto.OpenAI(url="http://h/v1", model="m", policy="rr"), "scheduling policy 'rr' is not known"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_python_is_told_where_it_is_made(
+    make: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(alto.ConfigError) as raised:
+        make()
+    assert message in str(raised.value)
+
+
+def test_durations_may_be_texts() -> None:
+    assert alto.Config(timeout="2s").timeout == 2.0  # type: ignore[arg-type]
+    assert alto.StageConfig(max_wait="5ms").max_wait == 0.005  # type: ignore[arg-type]
 
 
 def test_a_wrong_environment_variable_is_named(tmp_path: Path) -> None:

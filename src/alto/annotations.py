@@ -57,6 +57,9 @@ class _Fixed(Stream[T]):
     def __iter__(self) -> Iterator[T]:
         return iter(self._items)
 
+    def __repr__(self) -> str:
+        return f"Stream.of({', '.join(map(repr, self._items))})"
+
 
 STREAMS: tuple[Any, ...] = (
     Stream,

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .core.calls import mistake
 from .core.execution import Limits
 from .engines.protocol import EngineSpec
-from .errors import ConfigError
-from .stages import LM
+from .errors import ConfigError, GraphError
+from .stages import LM, names_of, seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +37,25 @@ class StageConfig:
     temperature: float | None = None
 
     def __post_init__(self) -> None:
-        names = (self.engine,) if isinstance(self.engine, str) else self.engine
-        if names is not None:
-            if not names or not all(isinstance(name, str) and name for name in names):
+        for name in ("instances", "max_concurrency", "batch"):
+            if getattr(self, name) is not None:
+                whole(f"StageConfig: {name}", getattr(self, name), 1)
+        object.__setattr__(self, "max_wait", duration("StageConfig: max_wait", self.max_wait))
+        if not isinstance(self.init, Mapping):
+            raise ConfigError(
+                f"StageConfig: init is {self.init!r}, expected a dict of arguments for __init__."
+            )
+        if self.engine is not None:
+            names = names_of(self.engine)
+            if not names:
                 raise ConfigError(
                     f"StageConfig: engine is {self.engine!r}, expected the name of an engine, or a "
                     "list of names."
                 )
-            object.__setattr__(self, "engine", tuple(names))
-        if self.model is not None and not (isinstance(self.model, str) and self.model):
-            raise ConfigError(f"StageConfig: model is {self.model!r}, expected a model's name.")
-        tokens, heat = self.max_tokens, self.temperature
-        if tokens is not None and (type(tokens) is not int or tokens < 1):
-            raise ConfigError(
-                f"StageConfig: max_tokens is {tokens!r}, expected a whole number, 1 or more."
-            )
-        if heat is not None and (isinstance(heat, bool) or not isinstance(heat, int | float)):
-            raise ConfigError(f"StageConfig: temperature is {heat!r}, expected a number.")
+            object.__setattr__(self, "engine", names)
+        wrong = mistake({name: getattr(self, name) for name in LM_SETTINGS})
+        if wrong is not None:
+            raise ConfigError(f"StageConfig: {wrong}")
 
     @property
     def for_lm(self) -> list[str]:
@@ -61,6 +64,31 @@ class StageConfig:
 
 
 LM_SETTINGS = ("engine", "model", "max_tokens", "temperature")
+
+
+def whole(what: str, value: Any, least: int | None) -> int:
+    """The value, if it is a whole number of at least so much; else `ConfigError`."""
+    wrong = isinstance(value, bool) or not isinstance(value, int)
+    if wrong or (least is not None and value < least):
+        bound = "" if least is None else f", {least} or more"
+        raise ConfigError(f"{what} is {value!r}, expected a whole number{bound}.")
+    return int(value)
+
+
+def duration(what: str, value: Any) -> float | None:
+    """Seconds, from a number or a text such as "5ms"; None stays None. Else `ConfigError`."""
+    try:
+        return seconds(value, what)
+    except GraphError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _named(what: str, given: Any, kind: type, example: str) -> None:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"Config: {what} is {given!r}, expected a dict of names and values.")
+    for name, value in given.items():
+        if not isinstance(name, str) or not isinstance(value, kind) or isinstance(value, type):
+            raise ConfigError(f"Config: {what}[{name!r}] is {value!r}, expected {example}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +106,16 @@ class Config:
     timeout: float | None = None
     token_budget: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _named("engines", self.engines, EngineSpec, "alto.OpenAI(...) or alto.Simulated(...)")
+        _named("stages", self.stages, StageConfig, "alto.StageConfig(...)")
+        if not isinstance(self.limits, Limits):
+            raise ConfigError(f"Config: limits is {self.limits!r}, expected alto.Limits(...).")
+        object.__setattr__(self, "timeout", duration("Config: timeout", self.timeout))
+        if self.token_budget is not None:
+            whole("Config: token_budget", self.token_budget, 1)
+        whole("Config: seed", self.seed, None)
 
     def engines_of(self, stage: LM[Any, Any]) -> tuple[str, ...]:
         """The names of the engines that a stage uses here: the next one when one fails."""

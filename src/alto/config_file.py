@@ -34,11 +34,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from .config import LM_SETTINGS, Config, StageConfig
+from .config import LM_SETTINGS, Config, StageConfig, duration, whole
 from .core.execution import Limits
 from .engines.protocol import EngineSpec
-from .errors import ConfigError, GraphError
-from .stages import seconds
+from .errors import ConfigError
 
 _KINDS = {
     "openai": ("engines.openai", "OpenAI"),
@@ -140,9 +139,9 @@ def _config(data: dict[str, Any], where: str) -> Config:
         engines=engines,
         stages=stages,
         limits=_limits(f"{where}: [limits]", _table(f"{where}: [limits]", data.get("limits", {}))),
-        timeout=_seconds(f"{where}: timeout", data.get("timeout")),
-        token_budget=None if budget is None else _whole(f"{where}: token_budget", budget, 1),
-        seed=_whole(f"{where}: seed", data.get("seed", 0), 0),
+        timeout=duration(f"{where}: timeout", data.get("timeout")),
+        token_budget=None if budget is None else whole(f"{where}: token_budget", budget, 1),
+        seed=whole(f"{where}: seed", data.get("seed", 0), 0),
     )
 
 
@@ -175,9 +174,9 @@ def _stage(where: str, table: dict[str, Any]) -> StageConfig:
     known: dict[str, Any] = {}
     for key in ("instances", "max_concurrency", "batch"):
         if key in table:
-            known[key] = _whole(f"{where} {key}", table[key], 1)
+            known[key] = whole(f"{where} {key}", table[key], 1)
     if "max_wait" in table:
-        known["max_wait"] = _seconds(f"{where} max_wait", table["max_wait"])
+        known["max_wait"] = duration(f"{where} max_wait", table["max_wait"])
     known.update((key, table[key]) for key in LM_SETTINGS if key in table)
     try:
         return StageConfig(init=_table(f"{where} init", table.get("init", {})), **known)
@@ -197,17 +196,4 @@ def _bytes(where: str, value: Any) -> int:
         if match is None:
             raise ConfigError(f"{where} is {value!r}, expected a number or a text like '64 MiB'.")
         return int(float(match[1]) * _UNITS[(match[2] or "b").lower()])
-    return _whole(where, value, 1)
-
-
-def _whole(where: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{where} is {value!r}, expected a whole number, {least} or more.")
-    return value
-
-
-def _seconds(where: str, value: Any) -> float | None:
-    try:
-        return seconds(value, where)
-    except GraphError as error:
-        raise ConfigError(str(error)) from None
+    return whole(where, value, 1)

@@ -134,15 +134,19 @@ def _codec(tp: Any) -> _Codec:
         return _new_codec(tp)
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".")
+
+
 def _new_codec(tp: Any) -> _Codec:
     try:
         made_by_pydantic = any(_is_pydantic(part) for part in _parts(tp, []))
         return _by_pydantic(tp) if made_by_pydantic else _by_msgspec(tp)
     except (TypeError, NameError, AttributeError, RuntimeError) as error:
         raise GraphError(
-            f"{name_of(tp)} cannot be read from JSON: {error}. Expected a pydantic model, a "
-            "msgspec.Struct, a dataclass, a TypedDict, a Literal, an Enum, a number, bool or "
-            "string, or a list, dict or union of these."
+            f"{name_of(tp)} cannot be read from JSON: {_first_line(error)}. Expected a pydantic "
+            "model, a msgspec.Struct, a dataclass, a TypedDict, a Literal, an Enum, a number, bool "
+            "or string, or a list, dict or union of these."
         ) from error
 
 

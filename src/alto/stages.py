@@ -28,6 +28,7 @@ from typing import (
 )
 
 from .annotations import LISTS, Unresolved, hints_of, stream_element, strip, type_name
+from .core.calls import mistake
 from .core.graph import BACKOFF_MAX_S, Default, Rules
 from .errors import DeadlineExceeded, GraphError
 
@@ -50,7 +51,7 @@ def seconds(value: float | str | None, what: str, *, needed: bool = False) -> fl
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is not None:
         return float(match[1]) * _UNITS[match[2]]
-    if isinstance(value, bool | str) or not isinstance(value, int | float) or value < 0:
+    if isinstance(value, bool | str) or not isinstance(value, int | float) or not value >= 0:
         raise GraphError(
             f"{what} is {value!r}, expected a number of seconds, 0 or more, or a text like '5ms' "
             "or '2s'."
@@ -88,7 +89,7 @@ class Stage(Generic[P, R]):
         functools.update_wrapper(self, function, updated=())
         self.function = function
         self.is_class = inspect.isclass(function)
-        self.name: str = name or _name_of(function)
+        self.name: str = _name_of(function) if name is None else _text("stage: name", name)
         target = _target(self.name, function)
         self.target: Callable[..., Any] = target
         self.signature = _signature(function, target)
@@ -189,8 +190,8 @@ class LM(Stage[P, R]):
         super().__init__(function, returns=returns, **options)
         self.told_returns = returns is not None
         """How the text is read was said by `returns=`, not by the annotation."""
-        self.engines: tuple[str, ...] = (engine,) if isinstance(engine, str) else tuple(engine)
-        if not self.engines or not all(isinstance(name, str) for name in self.engines):
+        self.engines = names_of(engine)
+        if not self.engines:
             raise GraphError(
                 f"stage {self.name}: engine is {engine!r}, expected a name or a list of names."
             )
@@ -210,8 +211,9 @@ class LM(Stage[P, R]):
                 "expected a generator. Yield the parts of the prompt as they become known, so that "
                 "there is something to send ahead."
             )
-        if max_tokens is not None:
-            _whole(f"stage {self.name}: max_tokens", max_tokens, 1)
+        asked = {"max_tokens": max_tokens, "temperature": temperature, "stop": stop, "seed": seed}
+        if wrong := mistake({**asked, "model": model, "extra": extra}):
+            raise GraphError(f"stage {self.name}: {wrong}")
         self.max_tokens = max_tokens
         self.temperature = temperature
         self.stop: tuple[str, ...] = (stop,) if isinstance(stop, str) else tuple(stop)
@@ -220,6 +222,14 @@ class LM(Stage[P, R]):
         self.extra: dict[str, Any] = dict(extra or {})
         self.prewarm = prewarm
         """Whether the parts of its prompt that are known are sent ahead."""
+
+
+def names_of(engine: Any) -> tuple[str, ...]:
+    """The names in `engine="chat"` or `engine=["chat", "backup"]`; none if it is neither."""
+    names = (engine,) if isinstance(engine, str) else engine
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str) and n for n in names):
+        return ()
+    return tuple(names)
 
 
 def batch_element(annotation: Any, default: Any = None) -> Any:
@@ -261,6 +271,12 @@ def _signature(function: Any, target: Any) -> inspect.Signature:
     if inspect.isclass(function):
         signature = signature.replace(parameters=list(signature.parameters.values())[1:])
     return signature
+
+
+def _text(what: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise GraphError(f"{what} is {value!r}, expected a text that is not empty.")
+    return value
 
 
 def _whole(what: str, value: Any, least: int) -> int:

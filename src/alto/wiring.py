@@ -26,8 +26,10 @@ from .annotations import (
     type_name,
 )
 from .core import graph as g
+from .errors import GraphError
 from .placeholder import Flow
 from .stages import LM, Stage, batch_element, describe_type
+from .structs import reader_for
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -178,14 +180,23 @@ class Wiring:
                 f" is a generator but returns {text}. Annotate it Stream[{text}], or return one "
                 "value."
             )
-        if isinstance(stage, LM) and stage.is_generator and not stage.told_returns:
-            self._check_parts(text, plain)
+        if isinstance(stage, LM):
+            self._check_readable()
+            if stage.is_generator and not stage.told_returns:
+                self._check_parts(text, plain)
         if stage.batch is not None and (element is not None or batch_element(returns) is None):
             self.problem(
                 f" has batch={stage.batch} but returns {text}. A batch stage returns a list with "
                 "one output for each input."
             )
         self._check_default(element is not None)
+
+    def _check_readable(self) -> None:
+        """Whether LM text can become what the annotation says."""
+        try:
+            reader_for(self.stage.item_type, self.stage.fans_out)
+        except GraphError as error:
+            self.problem(f": {error}")
 
     def _check_parts(self, text: str, plain: Any) -> None:
         """A generator's annotation is easily taken for that of the parts that it yields."""

@@ -41,6 +41,14 @@ def join(first: str, second: str) -> str:
     return first + second
 
 
+class Name(str):
+    pass
+
+
+def question_of(question: str) -> str:
+    return question
+
+
 def told(build: Callable[..., Any]) -> str:
     """The one problem that building this pipeline meets."""
     with pytest.raises(GraphError) as caught:
@@ -782,12 +790,50 @@ def test_a_class_without_call() -> None:
             "batch=4 on an @lm stage. LM servers batch calls themselves; leave it out.",
         ),
         ({"max_tokens": 0}, "max_tokens is 0, expected a whole number, 1 or more."),
+        ({"engine": 3}, "engine is 3, expected a name or a list of names."),
+        ({"engine": ["chat", ""]}, "engine is ['chat', ''], expected a name or a list of names."),
+        ({"temperature": "hot"}, "temperature is 'hot', expected a number, 0 or more."),
+        ({"stop": ["a", 3]}, "stop is ['a', 3], expected a text, or a list of texts."),
+        ({"seed": True}, "seed is True, expected a whole number."),
+        ({"model": 3}, "model is 3, expected a model's name."),
+        ({"extra": 3}, "extra is 3, expected a dict of fields of the request's body."),
     ],
 )
 def test_lm_options_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(GraphError) as caught:
         lm(name="s", **options)(lambda text: text)
     assert str(caught.value) == f"stage s: {message}"
+
+
+@pytest.mark.parametrize(
+    ("returns", "message"),
+    [
+        (
+            list[complex],
+            "list[complex] cannot be read from JSON: <class 'complex'> has no JSON form. Expected a "
+            "pydantic model, a msgspec.Struct, a dataclass, a TypedDict, a Literal, an Enum, a "
+            "number, bool or string, or a list, dict or union of these.",
+        ),
+        (
+            Stream[Name],
+            "Stream[Name]: text cannot be cut into Name. Expected Stream[str], Stream[Sentence], "
+            "Stream[Line] or Stream[Paragraph].",
+        ),
+    ],
+)
+def test_what_lm_text_cannot_become(returns: Any, message: str) -> None:
+    ask = lm(returns=returns)(question_of)
+
+    def p(question: str):
+        return ask(question)
+
+    assert told(p) == f"pipeline p, stage question_of: {message}"
+
+
+@pytest.mark.parametrize("name", ["", 3])
+def test_a_stage_has_a_name(name: Any) -> None:
+    with pytest.raises(GraphError, match=f"stage: name is {name!r}, expected a text that is not"):
+        stage(name=name)(lambda text: text)
 
 
 def test_an_lm_stage_is_no_class() -> None:

@@ -98,6 +98,25 @@ def test_an_async_stage_reads_them_with_async_for() -> None:
     assert on_virtual_time(main) == ["a b ", "a ", "b ", ""]
 
 
+@pytest.mark.parametrize(
+    ("messages", "options", "message"),
+    [
+        (3, {}, r"engine\('chat'\): messages is 3, expected a text, or a list of chat messages"),
+        ([{"content": "x"}], {}, r"messages is \[\{'content': 'x'\}\], expected a text"),
+        ("x", {"max_tokens": "7"}, "max_tokens is '7', expected a whole number, 1 or more."),
+        ("x", {"tools": ["search"]}, r"tools is \['search'\], expected a list of tools, each a"),
+    ],
+)
+def test_a_mistake_in_a_call_is_told(messages: Any, options: dict[str, Any], message: str) -> None:
+    @stage
+    async def asks(x: str) -> str:
+        return await EngineHandle("chat").complete(messages, **options)
+
+    with pytest.raises(alto.StageError, match=message) as raised:
+        call(asks, "x")
+    assert isinstance(raised.value.__cause__, alto.EngineError)
+
+
 def test_an_error_of_the_engine_crosses_to_the_thread() -> None:
     @stage
     def reads(x: str) -> str:

@@ -339,6 +339,29 @@ def test_no_time_at_all(timeout: float) -> None:
     on_virtual_time(main)
 
 
+def test_a_time_that_is_no_number() -> None:
+    async def main() -> None:
+        async with watched() as runtime:
+            with pytest.raises(alto.ConfigError, match="timeout is '4s', expected a number of sec"):
+                await runtime.call(sums, 1, timeout="4s")  # type: ignore[arg-type]
+
+    on_virtual_time(main)
+
+
+def test_a_request_and_a_runtime_say_what_they_are() -> None:
+    async def main() -> None:
+        async with watched(name="r") as runtime:
+            request = runtime.start(sums, 2)
+            assert repr(request) == "<request r-1 of sums, under way>"
+            assert repr(runtime) == "<runtime with engines none; 1 requests under way>"
+            await request.result()
+            assert repr(request) == "<request r-1 of sums, over>"
+        assert repr(runtime) == "<runtime with engines none; closed>"
+        assert repr(alto.Stream.of(1, "a")) == "Stream.of(1, 'a')"
+
+    on_virtual_time(main)
+
+
 def test_time_without_end() -> None:
     async def main() -> Any:
         async with watched() as runtime:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any
 
 Message = dict[str, Any]
@@ -84,6 +85,55 @@ class Delta(str):
     def text(self) -> str:
         """The piece of text as a plain string."""
         return str.__str__(self)
+
+
+def is_message(given: Any) -> bool:
+    """Whether this is a chat message: a dict with a role, and content if it has any."""
+    return (
+        isinstance(given, dict)
+        and isinstance(given.get("role"), str)
+        and isinstance(given.get("content", ""), str | list | None)
+    )
+
+
+def mistake(options: Mapping[str, Any]) -> str | None:
+    """What is wrong with the options of a call as a user wrote them, in words; None if nothing."""
+    for name, value in options.items():
+        if value is None or name not in _OPTIONS:
+            continue
+        fits, expected = _OPTIONS[name]
+        if not fits(value):
+            return f"{name} is {value!r}, expected {expected}."
+    return None
+
+
+def _is_number(value: Any, kinds: type | UnionType = int | float) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "max_tokens": (lambda n: _is_number(n, int) and n >= 1, "a whole number, 1 or more"),
+    "temperature": (lambda heat: _is_number(heat) and heat >= 0, "a number, 0 or more"),
+    "seed": (lambda n: _is_number(n, int), "a whole number"),
+    "stop": (
+        lambda stop: (
+            _is_text(stop) or (isinstance(stop, list | tuple) and all(map(_is_text, stop)))
+        ),
+        "a text, or a list of texts",
+    ),
+    "model": (_is_text, "a model's name"),
+    "tools": (
+        lambda tools: (
+            isinstance(tools, list | tuple) and all(isinstance(t, Mapping) for t in tools)
+        ),
+        "a list of tools, each a dict as OpenAI has them",
+    ),
+    "extra": (lambda extra: isinstance(extra, Mapping), "a dict of fields of the request's body"),
+}
 
 
 @dataclass(slots=True, kw_only=True)

@@ -33,7 +33,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import AltoError, DeadlineExceeded
+from ..errors import AltoError, ConfigError, DeadlineExceeded
 from . import commit, feeding, interest, lifecycle, pressure, revision, settling
 from .attempt import ACTIVE, Invocation, State, at, is_list
 from .events import Action, Broke, Closed, Done, Emit, Event, Finish, Given, Start
@@ -56,6 +56,14 @@ class Limits:
     scope_bytes: int = 16 << 20
     request_bytes: int = 1 << 30
     replay_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        for name in ("scope_items", "scope_bytes", "request_bytes", "replay_bytes"):
+            value, least = getattr(self, name), 0 if name == "replay_bytes" else 1
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(
+                    f"Limits: {name} is {value!r}, expected a whole number, {least} or more."
+                )
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from ..core.policies import resolve
 from ..core.rate import check_rate
 from ..errors import ConfigError
 from .batch_options import BatchOptions
@@ -97,6 +98,7 @@ class OpenAI(BatchOptions):
                 f"alto.OpenAI: model is {self.model!r}, expected the name of a model; the server "
                 "lists its models at URL/models"
             )
+        resolve(self.policy)
         if self.guided not in GUIDED:
             raise ConfigError(
                 f"alto.OpenAI: guided is {self.guided!r}, expected one of {', '.join(GUIDED)}"

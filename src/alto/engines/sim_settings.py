@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..core.policies import resolve
 from ..core.rate import check_rate
 from ..errors import ConfigError
 from .batch_options import BatchOptions
@@ -79,8 +80,9 @@ class ServerSettings(BatchOptions, ABC):
         counts = ("replicas", "max_num_seqs", "prefill_chunk", "block_tokens", "token_letters")
         for name in (*counts, "dimensions"):
             value = getattr(self, name)
-            if value < 1:
-                raise ConfigError(f"{kind}({name}={value!r}): expected at least 1")
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{kind}({name}={value!r}): expected a whole number, at least 1")
+        resolve(self.policy)
         for name in ("requests_per_minute", "tokens_per_minute"):
             check_rate(kind, name, getattr(self, name))
         if self.prefill_chunk < self.max_num_seqs:

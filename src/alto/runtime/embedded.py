@@ -82,6 +82,10 @@ class Request:
         """Stop the request; `result()` and `events()` raise `asyncio.CancelledError`."""
         self._run.cancel(asyncio.CancelledError(f"request {self.id} was cancelled"))
 
+    def __repr__(self) -> str:
+        state = "over" if self.finished else "under way"
+        return f"<request {self.id} of {self._run.pipeline.name}, {state}>"
+
 
 def result_of(run: Run) -> Any:
     """What `call` returns for a request that is over."""
@@ -126,6 +130,10 @@ class Runtime:
         self._closed = False
         self.inline = False
         self.durations = dict(durations or {})
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{self.open_requests} requests under way"
+        return f"<runtime with engines {', '.join(self.config.engines) or 'none'}; {state}>"
 
     # ---------------------------------------------------------------- life
 
@@ -279,6 +287,12 @@ class Runtime:
         self.check(pipeline)
         loop = self._own_loop()
         timeout = self.config.timeout if timeout is None else timeout
+        if timeout is not None and (
+            isinstance(timeout, bool) or not isinstance(timeout, int | float)
+        ):
+            raise ConfigError(
+                f"pipeline {pipeline.name}: timeout is {timeout!r}, expected a number of seconds."
+            )
         if timeout is not None and not timeout > 0:
             raise DeadlineExceeded(
                 f"pipeline {pipeline.name}: timeout={timeout:g} s leaves no time."

@@ -21,7 +21,7 @@ from contextlib import aclosing
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ..core.calls import Call, Delta, Message
+from ..core.calls import Call, Delta, Message, is_message, mistake
 from ..core.encode import EmbedCall, Ranking, RerankCall, Vector, Vectors
 from ..core.execution import Invocation, State
 from ..engines.encodes import embed_call, rerank_call
@@ -53,7 +53,7 @@ class EngineHandle:
         """One call. Options: max_tokens, temperature, stop, seed, tools, model; others go into the
         request's body."""
         here = self._here("stream", "stream(Call(messages=...))")
-        return Deltas(self.name, *here, free_call(messages, options))
+        return Deltas(self.name, *here, free_call(self.name, messages, options))
 
     async def complete(self, messages: str | list[Message], **options: Any) -> str:
         """The whole text of one call. In a blocking stage: `"".join(engine.stream(...))`."""
@@ -216,16 +216,24 @@ def _asked_by(run: Run, invocation: Invocation, call: AnyCall) -> AnyCall:
     return call
 
 
-def free_call(messages: str | list[Message], options: dict[str, Any]) -> Call:
+def free_call(engine: str, messages: str | list[Message], options: dict[str, Any]) -> Call:
     """A `Call` from messages and OpenAI-named options."""
+    wrong = mistake(options)
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    elif not (isinstance(messages, list) and messages and all(map(is_message, messages))):
+        wrong = (
+            f"messages is {repr(messages)[:80]}, expected a text, or a list of chat messages "
+            "with role and content."
+        )
+    if wrong is not None:
+        raise EngineError(f"engine({engine!r}): {wrong}", engine=engine, retryable=False)
     named = {}
     for name in ("max_tokens", "temperature", "seed", "tools", "model"):
         value = options.pop(name, None)
         if value is not None:
             named[name] = value
     stop = options.pop("stop", ())
-    if isinstance(messages, str):
-        messages = [{"role": "user", "content": messages}]
     return Call(
         messages=messages,
         stop=(stop,) if isinstance(stop, str) else tuple(stop),

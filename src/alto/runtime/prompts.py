@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from ..core.calls import Call, Message
+from ..core.calls import Call, Message, is_message
 from ..core.prefix import read
 from ..errors import StageError
 from .readers import LiveStream
@@ -35,7 +35,7 @@ class Parts:
         if isinstance(part, str):
             self._texts.append(part)
             self.size += len(part.encode("utf-8", "surrogatepass"))
-        elif isinstance(part, dict) and "role" in part:
+        elif is_message(part):
             self._messages = self.messages()
             self._messages.append(part)
             self._texts.clear()
@@ -70,11 +70,7 @@ def returned(stage: str, given: Any) -> list[Message]:
     """The messages of a prompt that was returned."""
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
-    if (
-        isinstance(given, list)
-        and given
-        and all(isinstance(m, dict) and "role" in m for m in given)
-    ):
+    if isinstance(given, list) and given and all(map(is_message, given)):
         return list(given)
     raise StageError(
         f"stage {stage}: its function returned {_shown(given)}, expected the prompt: a "

@@ -49,6 +49,9 @@ class LiveStream(AsCompleted[Any]):
         self._asked = False
         feed.reader = self
 
+    def __repr__(self) -> str:
+        return f"<stream of {self._feed.source.flow.name} for {self._invocation.use.name}>"
+
     def wake(self) -> None:
         """The core has something, or the attempt is over."""
         waiter = self._waiter
