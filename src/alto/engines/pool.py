@@ -73,6 +73,7 @@ class _Reader:
         "finished",
         "given",
         "number",
+        "replica",
         "sends",
         "start",
         "waiter",
@@ -94,6 +95,8 @@ class _Reader:
         """The present try gave all it had."""
         self.writing = False
         """A try has begun and not broken; there is never a second."""
+        self.replica = ReplicaId(0)
+        """Where that try, or the one that may begin next, is."""
         self.sends: deque[ReplicaId] = deque()
         """Where to go, not yet gone to."""
         self.error: AltoError | None = None
@@ -169,76 +172,62 @@ class Pool(Encodes):
     async def stream(self, call: Call) -> AsyncGenerator[Delta, None]:
         """Answer one call, on the replica that the policy chooses, or on several one by one."""
         reader = self._submit(call)
-        given = reader.given
-        opened: _Opened | None = None
         try:
             while not _is_full(reader.asked):
-                opened = None
-                opened = await self._open(reader)
-                before = reader.before
+                inner = await self._open(reader)
                 try:
-                    given.append(opened.first)
-                    yield opened.first if before is None else with_usage(opened.first, before)
-                    async for delta in opened.inner:
-                        given.append(delta)
+                    before = reader.before
+                    async for delta in inner:
+                        if not reader.writing:
+                            self._begin(reader)
+                        reader.given.append(delta)
                         yield delta if before is None else with_usage(delta, before)
-                    reader.finished = True
+                    self._finish(reader)
                     return
                 except Exception as error:
-                    if self._is_over(reader, opened, error):
+                    if self._is_over(reader, error):
                         return
                 finally:
-                    await opened.inner.aclose()
+                    await inner.aclose()
             # Only the end of the stream was lost: the text has all the tokens it may have.
             yield Delta(finish_reason="length", usage=reader.before)
         finally:
-            self._leave(reader, opened)
+            self._leave(reader)
 
     async def read(self, call: Call, take: Take) -> None:
         """The same for a reader that is called with each piece: cheaper than `stream` by a
-        generator. Returns at the end of the text, or when `take` has enough."""
+        generator. Returns at the end of the text, or when `take` has enough.
+
+        The pieces are passed on right here: every frame between a replica and whoever waits for it
+        would be gone through twice for each piece.
+        """
         reader = self._submit(call)
-        opened: _Opened | None = None
+        keep = reader.given.append
         try:
             while not _is_full(reader.asked):
-                opened = None
-                opened = await self._open(reader)
+                inner = await self._open(reader)
                 try:
-                    reader.finished = await self._hand_over(reader, opened, take)
+                    before = reader.before
+                    async for delta in inner:
+                        if not reader.writing:
+                            self._begin(reader)
+                        keep(delta)
+                        going = take(delta if before is None else with_usage(delta, before))
+                        if going is not True and (going is False or not await going):
+                            return
+                    self._finish(reader)
                     return
                 except Exception as error:
-                    if self._is_over(reader, opened, error):
+                    if self._is_over(reader, error):
                         return
                 finally:
-                    await opened.inner.aclose()
+                    if not reader.finished:
+                        await inner.aclose()
             going = take(Delta(finish_reason="length", usage=reader.before))
             if not isinstance(going, bool):
                 await going
         finally:
-            self._leave(reader, opened)
-
-    async def _hand_over(self, reader: _Reader, opened: _Opened, take: Take) -> bool:
-        """Pass on one replica's pieces; False when the reader has enough."""
-        keep = reader.given.append
-        before = reader.before
-        delta: Delta = opened.first
-        keep(delta)
-        going = take(delta if before is None else with_usage(delta, before))
-        if going is not True and (going is False or not await going):
-            return False
-        async for delta in opened.inner:
-            keep(delta)
-            going = take(delta if before is None else with_usage(delta, before))
-            if going is not True and (going is False or not await going):
-                return False
-        return True
-
-    def _is_over(self, reader: _Reader, opened: _Opened, error: Exception) -> bool:
-        """A stream broke: was only the goodbye lost? Else the core hears of it."""
-        if reader.given[-1].finish_reason is not None:
-            return True
-        self._broke(reader, opened.replica, self._engine_error(error, opened.replica))
-        return False
+            self._leave(reader)
 
     def ahead(self, used: Used) -> Ahead:
         """A call whose prompt is not complete yet: tell it what is known, and give it along with
@@ -300,16 +289,17 @@ class Pool(Encodes):
 
     # --- Opening a stream
 
-    async def _open(self, reader: _Reader) -> _Opened:
-        """The first piece of text, from the first replica that gives one."""
+    async def _open(self, reader: _Reader) -> AsyncGenerator[Delta, None]:
+        """The pieces from the replica where the core sends the call; waits until it does."""
         while True:
             replica = await self._placed(reader)
             if self._core.hedge_s is None:
-                opened = await self._begin(reader, replica)
-            else:
-                opened = await self._race(reader, replica)
+                reader.replica = replica
+                return self._pieces(reader, replica)
+            opened = await self._race(reader, replica)
             if opened is not None:
-                return opened
+                reader.replica = opened.replica
+                return _again(opened)
 
     async def _placed(self, reader: _Reader) -> ReplicaId:
         """Where the core sends the call; waits until it does."""
@@ -323,11 +313,67 @@ class Pool(Encodes):
             reader.waiter = asyncio.get_running_loop().create_future()
             await reader.waiter
 
-    async def _begin(self, reader: _Reader, replica: ReplicaId) -> _Opened | None:
-        """Try one replica. None: it failed, and the core knows."""
+    def _pieces(self, reader: _Reader, replica: ReplicaId) -> AsyncGenerator[Delta, None]:
         inner = self.replicas[replica].stream(reader.asked)
         if reader.given:
             inner = _without_echo(inner, "".join(reader.given))
+        return inner
+
+    def _begin(self, reader: _Reader) -> None:
+        """The first piece of a try is there."""
+        reader.writing = True
+        self._tell(Began(reader.number, reader.replica))
+
+    def _finish(self, reader: _Reader) -> None:
+        """A try came to its end. If it had nothing to say that is an error."""
+        if not reader.writing:
+            raise self._silent_error(reader.replica)
+        reader.finished = True
+
+    def _is_over(self, reader: _Reader, error: Exception) -> bool:
+        """A stream broke: was only the goodbye lost? Else the core hears of it."""
+        if not reader.writing:
+            failure = self._engine_error(error, reader.replica)
+            self._tell(Broke(reader.number, reader.replica, failure))
+            return False
+        if reader.given[-1].finish_reason is not None:
+            return True
+        self._broke(reader, self._engine_error(error, reader.replica))
+        return False
+
+    # --- Hedges
+
+    async def _race(self, reader: _Reader, replica: ReplicaId) -> _Opened | None:
+        """Try one replica, and beside it any other that the core sends the call to meanwhile.
+        None: all have failed, and the core knows.
+
+        The core asks to `Drop` the losers of a race; here they are closed when it is decided.
+        """
+        legs: list[asyncio.Task[_Opened | None]] = []
+        reader.sends.appendleft(replica)
+        winner: _Opened | None = None
+        try:
+            while winner is None and (legs or reader.sends):
+                while reader.sends:
+                    leg = self._leg(reader, reader.sends.popleft())
+                    legs.append(asyncio.create_task(leg))
+                reader.waiter = asyncio.get_running_loop().create_future()
+                news: set[asyncio.Future[Any]] = {*legs, reader.waiter}
+                await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
+                for done in [leg for leg in legs if leg.done()]:
+                    winner = done.result() or winner
+                    legs.remove(done)
+            await _stop(legs)
+            return winner
+        except BaseException:
+            await _stop(legs)
+            if winner is not None:
+                await winner.inner.aclose()
+            raise
+
+    async def _leg(self, reader: _Reader, replica: ReplicaId) -> _Opened | None:
+        """The first piece from one replica. None: it failed, or another one was before it."""
+        inner = self._pieces(reader, replica)
         try:
             first = await anext(inner, None)
             if first is None:
@@ -345,33 +391,6 @@ class Pool(Encodes):
         reader.writing = True
         self._tell(Began(reader.number, replica))
         return _Opened(replica, inner, first)
-
-    async def _race(self, reader: _Reader, replica: ReplicaId) -> _Opened | None:
-        """Try one replica, and beside it any other that the core sends the call to meanwhile.
-
-        The core asks to `Drop` the losers of a race; here they are closed when it is decided.
-        """
-        legs: list[asyncio.Task[_Opened | None]] = []
-        reader.sends.appendleft(replica)
-        winner: _Opened | None = None
-        try:
-            while winner is None and (legs or reader.sends):
-                while reader.sends:
-                    leg = self._begin(reader, reader.sends.popleft())
-                    legs.append(asyncio.create_task(leg))
-                reader.waiter = asyncio.get_running_loop().create_future()
-                news: set[asyncio.Future[Any]] = {*legs, reader.waiter}
-                await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
-                for done in [leg for leg in legs if leg.done()]:
-                    winner = done.result() or winner
-                    legs.remove(done)
-            await _stop(legs)
-            return winner
-        except BaseException:
-            await _stop(legs)
-            if winner is not None:
-                await winner.inner.aclose()
-            raise
 
     # --- Between generators and the core
 
@@ -404,7 +423,7 @@ class Pool(Encodes):
             return ahead.number
         return self._number()
 
-    def _broke(self, reader: _Reader, replica: ReplicaId, error: EngineError) -> None:
+    def _broke(self, reader: _Reader, error: EngineError) -> None:
         """The present try broke in mid-text: ask for the rest, if that can be had."""
         reader.writing = False
         core, given = self._core, reader.given
@@ -423,18 +442,19 @@ class Pool(Encodes):
             )
             prompt = read(reader.asked, hashed=core.uses_prefix)
         if not _is_full(reader.asked):
-            self._tell(Broke(reader.number, replica, error, prompt, reader.asked.max_tokens))
+            rest_tokens = reader.asked.max_tokens
+            self._tell(Broke(reader.number, reader.replica, error, prompt, rest_tokens))
 
-    def _leave(self, reader: _Reader, opened: _Opened | None) -> None:
+    def _leave(self, reader: _Reader) -> None:
         """The generator is over: by its end, by its reader, or by an error."""
         del self._readers[reader.number]
-        part = reader.given[reader.start :]
+        part = reader.given[reader.start :] if reader.start else reader.given
         # Many readers go when they see the finish reason, before the stream itself ends.
-        if opened is None or not part or not (reader.finished or part[-1].finish_reason):
-            self._tell(Left(reader.number))
-        else:
+        if reader.writing and part and (reader.finished or part[-1].finish_reason):
             chars = sum(map(len, part))
-            self._tell(Ended(reader.number, opened.replica, chars, part[-1].usage))
+            self._tell(Ended(reader.number, reader.replica, chars, part[-1].usage))
+        else:
+            self._tell(Left(reader.number))
 
     def _tell(self, event: Event) -> None:
         """Let the core decide, and do what it says."""
@@ -517,6 +537,14 @@ async def _stop(legs: Sequence[asyncio.Task[_Opened | None]]) -> None:
     for result in await asyncio.gather(*legs, return_exceptions=True):
         if isinstance(result, _Opened):
             await result.inner.aclose()
+
+
+async def _again(opened: _Opened) -> AsyncGenerator[Delta, None]:
+    """A stream whose first piece was read ahead."""
+    async with aclosing(opened.inner):
+        yield opened.first
+        async for delta in opened.inner:
+            yield delta
 
 
 async def _without_echo(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sized
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sized
 from concurrent.futures import Future
 from contextlib import aclosing
 from contextvars import copy_context
@@ -31,8 +31,30 @@ YIELD_EVERY = 64
 """After this many items without waiting, a fan-out lets others run."""
 
 
-async def run_one(run: Run, unit: Unit, invocation: Invocation, place: Place | None) -> None:
+def run_one(run: Run, unit: Unit, invocation: Invocation, place: Place | None) -> Awaitable[None]:
     """Any stage but the plain ones: an LM, a generator, code in a thread, an instance."""
+    if not unit.writes or place is not None:
+        return _run_one(run, unit, invocation, place)
+    # The usual LM stage: no frame of ours stands between it and its engine.
+    arguments = run.execution.arguments(invocation, run.kept_stream_of)
+    given = unit.stage.function(**arguments)
+    if not isinstance(given, str) and inspect.isawaitable(given):
+        return _when_written(run, unit, invocation, arguments, given)
+    return lm.call(run, unit, invocation, arguments, prompts.returned(unit.name, given))
+
+
+async def _when_written(
+    run: Run,
+    unit: Unit,
+    invocation: Invocation,
+    arguments: dict[str, Any],
+    given: Awaitable[Any],
+) -> None:
+    messages = prompts.returned(unit.name, await given)
+    await lm.call(run, unit, invocation, arguments, messages)
+
+
+async def _run_one(run: Run, unit: Unit, invocation: Invocation, place: Place | None) -> None:
     held: list[Future[Any]] = []
     try:
         if unit.is_lm:

@@ -7,7 +7,7 @@ where the earlier one was, as far as the characters agree, so equal text keeps i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,11 @@ async def call(
     ahead: Ahead | None = None,
 ) -> None:
     """Run one attempt of an LM stage from its prompt to its last item. `ahead` knows where the
-    beginning of the prompt has been read, if it has."""
+    beginning of the prompt has been read, if it has.
+
+    This frame waits for the engine's directly: each frame in between would be gone through for
+    each piece of text.
+    """
     stage = unit.stage
     assert isinstance(stage, LM)
     if invocation.feeds:
@@ -52,7 +56,8 @@ async def call(
     template.ahead = ahead
     reading = _Reading(run, unit, invocation, run.runtime.reader(stage))
     for attempt in range(1, PARSE_TRIES + 1):
-        error = await reading.read(unit, template)
+        await _read(run, unit, invocation, template, reading.begin())
+        error = await reading.end()
         if reading.stopped:
             return
         if error is None:
@@ -140,7 +145,19 @@ def _call(
     )
 
 
-async def _read(run: Run, unit: Unit, invocation: Invocation, template: Call, take: Take) -> None:
+def _read(
+    run: Run, unit: Unit, invocation: Invocation, template: Call, take: Take
+) -> Awaitable[None]:
+    """Read the stage's engine to its end, or until `take` has enough."""
+    if len(unit.engines) > 1:
+        return _read_one_of(run, unit, invocation, template, take)
+    engine = run.runtime.engine(unit.engines[0], unit.name)
+    return _read_within_budget(run, invocation, engine, template, take)
+
+
+async def _read_one_of(
+    run: Run, unit: Unit, invocation: Invocation, template: Call, take: Take
+) -> None:
     """Read the first engine that answers; the next one when an engine fails before its first
     piece."""
     for position, name in enumerate(unit.engines):
@@ -154,22 +171,27 @@ async def _read(run: Run, unit: Unit, invocation: Invocation, template: Call, ta
 
         last = position == len(unit.engines) - 1
         try:
-            if run.budget is None:
-                await _pieces(engine, template, take if last else noted)
-            else:
-                reading = partial(_pieces, engine)
-                await spending.read(run, invocation, template, take if last else noted, reading)
+            await _read_within_budget(run, invocation, engine, template, take if last else noted)
             return
         except EngineError:
             if begun or last:
                 raise
 
 
-async def _pieces(engine: Engine, template: Call, take: Take) -> None:
-    read = getattr(engine, "read", None)
-    if read is not None:
-        await read(template, take)
-        return
+def _read_within_budget(
+    run: Run, invocation: Invocation, engine: Engine, template: Call, take: Take
+) -> Awaitable[None]:
+    if run.budget is None:
+        return _pieces(engine, template, take)
+    return spending.read(run, invocation, template, take, partial(_pieces, engine))
+
+
+def _pieces(engine: Engine, template: Call, take: Take) -> Awaitable[None]:
+    read: Callable[[Call, Take], Awaitable[None]] | None = getattr(engine, "read", None)
+    return _streamed(engine, template, take) if read is None else read(template, take)
+
+
+async def _streamed(engine: Engine, template: Call, take: Take) -> None:
     async with aclosing(engine.stream(template)) as deltas:
         async for delta in deltas:
             going = take(delta)
@@ -202,39 +224,42 @@ class _Reading:
             else None
         )
 
-    async def read(self, unit: Unit, template: Call) -> ParseError | None:
-        """One answer of an engine. The error says why it cannot be read to its end."""
-        self.cutter = self.reader.new()
-        self.pieces = []
+    def begin(self) -> Take:
+        """Start to read an answer of an engine, with what is returned."""
+        cutter = self.cutter = self.reader.new()
+        pieces = self.pieces = []
         self.think = None
         self.finish_reason = None
-        await _read(self.run, unit, self.invocation, template, self.take)
+        fans_out, feed = self.fans_out, cutter.feed
+
+        def take(delta: Delta) -> bool | Awaitable[bool]:
+            """One piece. Nearly all are plain text: this runs once a token."""
+            if delta.finish_reason is not None or delta.reasoning or delta.usage is not None:
+                self._note(delta)
+            text: str = delta
+            if "<" in delta or self.think is not None:
+                text = self._without_thinking(delta.text)
+            if not text:
+                return True
+            pieces.append(text)
+            if not fans_out:
+                return True
+            try:
+                items = feed(text)
+                if items and not self._give(items):
+                    return self._wait(items)
+            except Exception as error:  # ours, not the engine's: it must not be tried elsewhere
+                self.failed = error
+                return False
+            return cutter.error is None
+
+        return take
+
+    async def end(self) -> ParseError | None:
+        """The answer is over. The error says why it cannot be read to its end."""
         if self.failed is not None:
             raise self.failed
-        if self.stopped:
-            return None
-        return await self._end()
-
-    def take(self, delta: Delta) -> bool | Awaitable[bool]:
-        """One piece. Nearly all are plain text: this runs once a token."""
-        if delta.finish_reason is not None or delta.reasoning or delta.usage is not None:
-            self._note(delta)
-        text: str = delta
-        if self.think is not None or "<" in delta:
-            text = self._without_thinking(delta.text)
-        if not text:
-            return True
-        self.pieces.append(text)
-        if not self.fans_out:
-            return True
-        try:
-            items = self.cutter.feed(text)
-            if items and not self._give(items):
-                return self._wait(items)
-        except Exception as error:  # ours, not the engine's: it must not be tried elsewhere
-            self.failed = error
-            return False
-        return self.cutter.error is None
+        return None if self.stopped else await self._rest()
 
     def _note(self, delta: Delta) -> None:
         """What a piece carries besides text."""
@@ -255,7 +280,7 @@ class _Reading:
             self._reason(reasoning)
         return text
 
-    async def _end(self) -> ParseError | None:
+    async def _rest(self) -> ParseError | None:
         """The text has ended: read what is left of it."""
         cutter = self.cutter
         if self.think is not None:

@@ -65,6 +65,10 @@ class Unit:
             stream_element(stage.hints.get(p.name)) is not None for p in parameters
         )
         self.positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+        self.writes = (
+            self.is_lm and not self.is_generator and not self.reads_streams and not self.positional
+        )
+        """An LM stage whose prompt comes from just calling its function."""
         self.batches: dict[Any, Batch] = {}
         self.plain = (
             self.is_async
