@@ -21,7 +21,7 @@ from alto.core.policies.prompt_aware import PromptAware
 from alto.core.replicas import Limits
 from alto.core.scheduling import Candidate, Facts, Policy
 from alto.engines.pool import Pool
-from alto.engines.protocol import Engine, Take
+from alto.engines.protocol import Engine, Replica, Take
 
 from .settings import TABLE
 
@@ -81,12 +81,18 @@ class Servers:
     log: list[Span] | None = None
 
     def open(self, name: str) -> Engine:
+        return self.pool(name, self.open_replicas(name))
+
+    def open_replicas(self, name: str) -> Sequence[Replica]:
+        return self.spec.open_replicas(name)
+
+    def pool(self, name: str, replicas: Sequence[Replica], place: int = 0) -> Pool:
         pool = Logged if self.log is not None else Pool
         opened = pool(
             name,
-            self.spec.open_replicas(name),
+            replicas,
             policy=self.policy,
-            seed=self.spec.seed,
+            seed=self.spec.seed + place,
             limits=self.limits,
             continue_final_message=True,
         )

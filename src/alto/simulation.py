@@ -24,8 +24,8 @@ from typing import Any, Protocol
 
 from .config import Config
 from .core.calls import Usage
-from .engines.protocol import Engine
 from .errors import AltoError, ConfigError
+from .orchestrators import Orchestrators
 from .pipeline import Pipeline
 from .runtime.embedded import Runtime
 from .testing.loop import run as run_virtual
@@ -167,6 +167,8 @@ def simulate(
     durations: Mapping[str, float] | None = None,
     timeout: float | None = None,
     progress: Callable[[float, int], None] | None = None,
+    orchestrators: int = 1,
+    exchange_s: float | None = 0.1,
 ) -> Report:
     """Send requests for `duration` seconds of virtual time and wait until all are over.
 
@@ -177,6 +179,10 @@ def simulate(
         durations: seconds that a blocking stage takes, by name.
         timeout: the time of each request.
         progress: called with (virtual seconds, finished requests) after each request.
+        orchestrators: so many runtimes take the requests in turn and share the replicas of all
+            engines. They know of each other what they tell each other, so this shows what is lost
+            against one that knows all.
+        exchange_s: how often they do so, and how old it is when it arrives; None: never.
     """
     given = list(inputs)
     if not given:
@@ -194,7 +200,22 @@ def simulate(
         raise ConfigError(
             f"simulate({pipeline.name}): durations names {unknown}, which are no stages of it."
         )
-    load = _Load(pipeline, given, config, streaming, durations, timeout, progress)
+    if orchestrators < 1 or (exchange_s is not None and not exchange_s > 0):
+        raise ConfigError(
+            f"simulate({pipeline.name}): orchestrators={orchestrators!r}, "
+            f"exchange_s={exchange_s!r}; expected at least one, and seconds above 0 or None."
+        )
+    load = _Load(
+        pipeline,
+        given,
+        config,
+        streaming,
+        durations,
+        timeout,
+        progress,
+        orchestrators,
+        exchange_s,
+    )
     return run_virtual(load.run(arrivals, duration))
 
 
@@ -208,6 +229,8 @@ class _Load:
         durations: Mapping[str, float] | None,
         timeout: float | None,
         progress: Callable[[float, int], None] | None,
+        orchestrators: int,
+        exchange_s: float | None,
     ) -> None:
         self.pipeline = pipeline
         self.inputs = inputs
@@ -218,15 +241,20 @@ class _Load:
         self.runtime_options: dict[str, Any] = {
             "barrier": not streaming,
             "durations": durations,
-            "name": "sim",
         }
+        self.orchestrators = orchestrators
+        self.exchange_s = exchange_s
 
     async def run(self, arrivals: Arrivals, duration: float) -> Report:
         loop = asyncio.get_running_loop()
         start = loop.time()
         requests: list[RequestReport] = []
         tasks: list[asyncio.Task[None]] = []
-        async with Runtime(self.config, **self.runtime_options) as runtime:
+        several = Orchestrators(
+            self.config, self.orchestrators, self.exchange_s, self.runtime_options
+        )
+        async with several:
+            runtimes = itertools.cycle(several.runtimes)
             feed = itertools.cycle(self.inputs)
             for at in arrivals.times():
                 if at >= duration:
@@ -234,10 +262,10 @@ class _Load:
                 await asyncio.sleep(start + at - loop.time())
                 report = RequestReport(loop.time() - start)
                 requests.append(report)
-                tasks.append(loop.create_task(self._one(runtime, next(feed), report, start)))
+                tasks.append(loop.create_task(self._one(next(runtimes), next(feed), report, start)))
             for task in tasks:
                 await task
-            engines = {name: _engine(engine) for name, engine in runtime.engines.items()}
+            engines = {name: _engine(each) for name, each in several.replicas().items()}
         end = max([duration, *(r.finish for r in requests if r.finish is not None)])
         return Report(requests, engines, duration, end)
 
@@ -260,9 +288,9 @@ class _Load:
             self.progress(report.finish, self.finished)
 
 
-def _engine(engine: Engine) -> EngineReport:
+def _engine(replicas: Sequence[Any]) -> EngineReport:
     report = EngineReport()
-    for replica in getattr(engine, "replicas", ()):
+    for replica in replicas:
         measures = getattr(replica, "measures", None)
         if measures is None:
             continue

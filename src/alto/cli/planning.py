@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from ..pipeline import Pipeline
 from ..stages import LM
 from . import subject
 from .running import config_option
+
+if TYPE_CHECKING:
+    from ..simulation import Report
 
 PROFILE = "llama-3-8b_h100_tp1"
 POLICIES = ["round-robin", "least-outstanding", "prefix-affinity", "prompt-aware"]
@@ -73,6 +76,13 @@ POLICIES = ["round-robin", "least-outstanding", "prefix-affinity", "prompt-aware
     help="What a blocking stage takes.",
 )
 @click.option("--barrier", is_flag=True, help="Put a barrier after every stage, to compare.")
+@click.option(
+    "--orchestrators",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="So many share the replicas and tell each other ten times a second what they sent.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
@@ -87,6 +97,7 @@ def simulate(
     inputs: Path | None,
     stage_times: tuple[str, ...],
     barrier: bool,
+    orchestrators: int,
     seed: int,
     config_path: Path | None,
     as_json: bool,
@@ -116,11 +127,20 @@ def simulate(
         streaming=not barrier,
         durations=_times(stage_times),
         progress=progress,
+        orchestrators=orchestrators,
     )
     if progress is not None:
         progress.end()
+    summary = _summary(target, report)
+    click.echo(json.dumps(_finite(summary)) if as_json else _table(summary))
+    if report.errors and not as_json:
+        click.echo(f"the first failure: {report.errors[0]}", err=True)
+
+
+def _summary(target: Pipeline[Any, Any], report: Report) -> dict[str, Any]:
+    """The report as `--json` gives it."""
     outputs = [output.name for output in target.graph.outputs]
-    summary: dict[str, Any] = {
+    return {
         "requests": len(report.requests),
         "failed": len(report.errors),
         "throughput_per_s": report.throughput,
@@ -142,9 +162,6 @@ def simulate(
             for name, engine in report.engines.items()
         },
     }
-    click.echo(json.dumps(_finite(summary)) if as_json else _table(summary))
-    if report.errors and not as_json:
-        click.echo(f"the first failure: {report.errors[0]}", err=True)
 
 
 def _simulated(

@@ -44,6 +44,7 @@ from typing import Any
 from ..errors import AltoError, EngineError
 from .flights import Flight, Requests, flight_of
 from .learning import Texts
+from .peers import Peers
 from .policies import resolve
 from .pool_events import (
     Action,
@@ -54,6 +55,7 @@ from .pool_events import (
     Ended,
     Event,
     Grew,
+    Heard,
     Left,
     Refuse,
     Reported,
@@ -115,6 +117,7 @@ class CallPool:
         self.texts = Texts()
         self._random = random
         self._flights: dict[CallId, Flight] = {}
+        self.peers = Peers(self.replicas, self.limits, self._flights)
         self._requests = Requests(self.limits.requests_remembered_max)
         self._queue: list[tuple[float, int, CallId]] = []
         """Heap by due time, then by number. Entries of calls that went away stay until reached."""
@@ -123,8 +126,7 @@ class CallPool:
         self._deadlines: list[tuple[float, CallId]] = []
         """Heap of waiting calls' deadlines; like the queue it may hold stale entries."""
         self._hedges: list[tuple[float, CallId, ReplicaId]] = []
-        self._hedged = 0
-        self._number = 0
+        self._hedged = self._number = 0
         self._now = 0.0
         self._long_hold_until = 0.0
         """Until then there may be replicas that want to be left alone for too long."""
@@ -144,6 +146,7 @@ class CallPool:
             Left: self._left,
             Reported: self._reported,
             Allowed: self._allowed,
+            Heard: self.peers.heard,
             Woke: self._woke,
         }
 
@@ -162,7 +165,8 @@ class CallPool:
 
     def wake_at(self) -> float | None:
         """When time alone changes something next. None: only an event can."""
-        times: list[float] = []
+        silent_at = self.peers.silent_at
+        times: list[float] = [] if silent_at is None else [silent_at]
         if self._paused:
             times.append(self._paused[0][0])
         if self._hedges:
@@ -309,6 +313,7 @@ class CallPool:
             self._rate.told(event, now)
 
     def _woke(self, event: Woke, now: float) -> None:
+        self.peers.forget_silent(now)
         while self._paused and self._paused[0][0] <= now:
             entry = heappop(self._paused)
             flight = self._flights.get(entry[2])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..errors import AltoError, EngineError
 from .calls import Usage
+from .peers import Summary
 from .prefix import Prompt
 from .scheduling import CallId, ReplicaId
 
@@ -107,11 +108,23 @@ class Allowed:
 
 
 @dataclass(slots=True)
+class Heard:
+    """Another pool before the same replicas said what it has on them; None: it has left.
+
+    `peer` names it for as long as it lives; one that starts anew needs another name, as it counts
+    its summaries from 1.
+    """
+
+    peer: str
+    summary: Summary | None
+
+
+@dataclass(slots=True)
 class Woke:
     """`wake_at()` has come."""
 
 
-Event = Submitted | Grew | Warmed | Began | Ended | Broke | Left | Reported | Allowed | Woke
+Event = Submitted | Grew | Warmed | Began | Ended | Broke | Left | Reported | Allowed | Heard | Woke
 
 
 # --- Actions: what the driver has to do

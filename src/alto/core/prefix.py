@@ -92,6 +92,11 @@ def chain(data: bytes) -> tuple[int, ...]:
     return tuple(blocks)
 
 
+def is_chain(blocks: Sequence[int]) -> bool:
+    """Whether these can be the first blocks of a prompt: numbered from 0 on, none left out."""
+    return len(blocks) <= len(ENDS) and all(block >> 32 == at for at, block in enumerate(blocks))
+
+
 def matched_bytes(blocks: int) -> int:
     """The length of a match of so many blocks."""
     return ENDS[blocks - 1] if blocks else 0

@@ -32,6 +32,7 @@ from random import Random
 from ..errors import EngineError
 from .calls import Usage
 from .learning import Line, Mean
+from .peers import PeerLoad, ReplicaSummary, Told
 from .prefix import PrefixIndex, matched_bytes
 from .rate import Reserved
 from .scheduling import Candidate, Facts, ReplicaId
@@ -86,6 +87,10 @@ class Limits:
     """At most this part of the calls under way, but at least one, runs twice (see `hedge_s`)."""
     requests_remembered_max: int = 10_000
     """Requests whose age is kept."""
+    peer_silence_s: float = 2.0
+    """Another pool before the same replicas that says nothing for so long is thought dead."""
+    peers_max: int = 64
+    """Other pools that are heard; of more, the one heard of longest ago is forgotten."""
     prewarm_tokens_min: int = 512
     """A growing prompt is sent ahead when a replica would learn at least so many tokens of it,"""
     prewarm_pause_s: float = 0.1
@@ -103,7 +108,7 @@ class Try:
     uncached_tokens: float
     ahead_tokens: float
     """Tokens that waited there to be read, before it."""
-    sequences: int
+    sequences: float
     """Calls that ran there, before it."""
     promised_bytes: float
     probe: bool
@@ -137,7 +142,11 @@ class ReplicaState:
         """How much the calls there are waited for: the sum of `Facts.weight`."""
         self.prefill_tokens = 0.0
         self.others = 0
-        """Calls of other pools on it, from the engine's own metrics."""
+        """Calls of others on it, from the engine's own metrics, without those that peers told."""
+        self.peers = PeerLoad()
+        """What the other pools that share it have there, as far as they told."""
+        self.share = 1.0
+        """Of its room, the part that is this pool's by its demand."""
         self.sequences_limit = float(min(limits.sequences_start, limits.sequences_max))
         self.prefix = PrefixIndex(limits.cache_tokens * 4)
         self.reports_cache = False
@@ -162,13 +171,20 @@ class ReplicaState:
         """Integral of `sequences` over time: its difference gives the mean over any interval."""
         self._read = 0.0
         """Prompt tokens read so far, for the same purpose."""
+        self._read_for_peers = 0.0
+        """The part of it that was not read for this pool."""
+        self._told: Told | None = None
+        """None while nobody asks for summaries."""
 
     # --- Room
 
     def takes(self, now: float) -> bool:
         """Would one more call be started on soon?"""
-        waits = self.prefill_tokens  # below the least limit there is no need to compute it
+        waits = self.prefill_tokens + self.peers.prefill_tokens
+        # Below the least limit there is no need to compute it.
         small = waits < self.limits.prefill_tokens_min or waits < self.prefill_limit
+        if not small and self.share < 1.0:
+            small = self.prefill_tokens < self.share * self.prefill_limit
         return small and self._serves(now)
 
     def takes_warm(self, blocks: Sequence[int], size: int, now: float) -> bool:
@@ -194,7 +210,10 @@ class ReplicaState:
     def _serves(self, now: float) -> bool:
         if self.open_until is not None and (self._probing or now < self.open_until):
             return False
-        return now >= self.hold_until and self.sequences < int(self.sequences_limit)
+        if now < self.hold_until:
+            return False
+        own, limit = self.sequences, int(self.sequences_limit)
+        return own + self.peers.sequences < limit or own < self.share * limit
 
     @property
     def prefill_limit(self) -> float:
@@ -222,19 +241,20 @@ class ReplicaState:
 
     def candidate(self, blocks: Sequence[int], tokens_per_byte: float) -> Candidate:
         """It, as a policy sees it."""
-        running = self.sequences + self.others
+        running = self.sequences + self.others + self.peers.sequences
         cached = matched_bytes(self.prefix.match(blocks)) if blocks else 0
         return Candidate(
             self.replica,
             self.name,
-            running,
-            self.prefill_tokens,
+            round(running),
+            self.prefill_tokens + self.peers.prefill_tokens,
             cached * tokens_per_byte,
             (self.prefix.bytes_max - self.prefix.size) * tokens_per_byte,
             self.prefill_s,
             self.step_s(running + 1),
             self.speed.step.slope * self.slowness.value,
-            self.weight + self.others,  # nothing is known of those, so they count in full
+            # Of the others nothing is known, so they count in full.
+            self.weight + self.peers.weight + self.others,
         )
 
     # --- Life of a try
@@ -249,8 +269,8 @@ class ReplicaState:
             self.replica,
             now,
             uncached,
-            self.prefill_tokens,
-            self.sequences + self.others,
+            self.prefill_tokens + self.peers.prefill_tokens,
+            self.sequences + self.others + self.peers.sequences,
             cached_tokens / per_byte,
             self.open_until is not None,
             facts.weight,
@@ -261,6 +281,8 @@ class ReplicaState:
         self.prefill_tokens += uncached
         if blocks:
             self.prefix.add(blocks)
+            if self._told is not None:
+                self._told.add(blocks)
         return sent
 
     def begin(self, sent: Try, now: float) -> None:
@@ -337,9 +359,35 @@ class ReplicaState:
 
     def reported(self, running: int, waiting: int, now: float) -> None:
         """The engine's own metrics."""
-        self.others = max(0, running + waiting - self.sequences)
-        if waiting and self.sequences > self.others:
-            self._cut(now, self.sequences - 1, now)
+        known = self.sequences + round(self.peers.sequences)
+        self.others = max(0, running + waiting - known)
+        if waiting and known > self.others:
+            self._cut(now, known - 1, now)
+
+    # --- Other pools before it
+
+    def summary(self) -> ReplicaSummary:
+        """What they should know: what this pool has here, and has sent here since the last time."""
+        if self._told is None:
+            self._told = Told()
+        return ReplicaSummary(
+            self.name,
+            self.sequences,
+            self.weight,
+            self.prefill_tokens,
+            self._read - self._read_for_peers,
+            self._told.take(),
+        )
+
+    def heard(self, peers: PeerLoad, share: float, now: float) -> None:
+        """They have so much here; so much of the room is this pool's."""
+        self._pass(now)
+        self.peers, self.share = peers, share
+
+    def read_for_others(self, tokens: float) -> None:
+        """So many prompt tokens of theirs were read here since they last told."""
+        self._read += tokens
+        self._read_for_peers += tokens
 
     # --- What is learned
 
@@ -368,7 +416,7 @@ class ReplicaState:
         late = took > 1.5 * self.speed.first.at(tokens)
         self.speed.first.observe(tokens, took, 0.1 if late else 1.0)
 
-    def _cut(self, sent_at: float, sequences: int, now: float) -> None:
+    def _cut(self, sent_at: float, sequences: float, now: float) -> None:
         """Lower the limit, once for all calls that were sent before the last time."""
         if sent_at < self._cut_at:
             return
@@ -389,7 +437,7 @@ class ReplicaState:
         self.speed.step.observe(beside, step_s / self.slowness.value, min(1.0, tokens / 32))
 
     def _pass(self, now: float) -> None:
-        self._area += self.sequences * (now - self._changed_at)
+        self._area += (self.sequences + self.peers.sequences) * (now - self._changed_at)
         self._changed_at = now
 
 

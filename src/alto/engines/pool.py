@@ -22,6 +22,7 @@ from random import Random
 from typing import Any
 
 from ..core.calls import Call, Delta, Usage
+from ..core.peers import Summary
 from ..core.pool import CallPool
 from ..core.pool_events import (
     Action,
@@ -31,6 +32,7 @@ from ..core.pool_events import (
     Drop,
     Ended,
     Event,
+    Heard,
     Left,
     Refuse,
     Reported,
@@ -282,6 +284,16 @@ class Pool(Encodes):
     def allowed(self, allowed: Allowed) -> None:
         """Tell what a server says of the limits per minute that it keeps itself."""
         self._tell(allowed)
+
+    def summary(self) -> Summary:
+        """What other pools before the same replicas should know of this one now, for `hear` of each
+        of them. They are named in it as here."""
+        return self._core.peers.summary()
+
+    def hear(self, peer: str, summary: Summary | None) -> None:
+        """Another pool before the same replicas said this; None: it has left. Pools that tell each
+        other a few times a second what they have there do not all run to the same replica."""
+        self._tell(Heard(peer, summary))
 
     def check(self) -> None:
         """Raise if the books of the pool do not agree. For tests."""

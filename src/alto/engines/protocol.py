@@ -16,11 +16,14 @@ What an engine promises:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..core.calls import Call, Delta
 from ..core.encode import EmbedCall, Ranking, RerankCall, Vectors
+
+if TYPE_CHECKING:
+    from .pool import Pool
 
 Take = Callable[[Delta], "bool | Awaitable[bool]"]
 """Takes one piece of text and must not raise. It answers True for more, False for enough, or
@@ -84,4 +87,17 @@ class EngineSpec(Protocol):
 
     def open(self, name: str) -> Engine:
         """Start the engine under the name that stages use. Called inside the running loop."""
+        ...
+
+
+@runtime_checkable
+class PooledSpec(EngineSpec, Protocol):
+    """An engine whose replicas can be opened once and shared by several pools in one process."""
+
+    def open_replicas(self, name: str) -> Sequence[Replica]:
+        """The replicas alone, without a pool before them."""
+        ...
+
+    def pool(self, name: str, replicas: Sequence[Replica], place: int = 0) -> Pool:
+        """A pool before open replicas. Pools at different places draw different lots."""
         ...

@@ -21,6 +21,7 @@ from .tokens import PIECE_LETTERS
 
 if TYPE_CHECKING:
     from .pool import Pool
+    from .protocol import Replica
 
 T = TypeVar("T")
 
@@ -105,13 +106,17 @@ class ServerSettings(BatchOptions, ABC):
 
     def open(self, name: str) -> Pool:
         """The live pool, under the name that stages use."""
+        return self.pool(name, self.open_replicas(name))
+
+    def pool(self, name: str, replicas: Sequence[Replica], place: int = 0) -> Pool:
+        """A pool before open replicas. Pools at different places draw different lots."""
         from .pool import Pool
 
         return Pool(
             name,
-            self.open_replicas(name),
+            replicas,
             policy=self.policy,
-            seed=self.seed,
+            seed=self.seed + place,
             continue_final_message=True,
             requests_per_minute=self.requests_per_minute,
             tokens_per_minute=self.tokens_per_minute,
