@@ -15,6 +15,11 @@ Every message says what was attempted, with which value, what was expected and a
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .core.calls import TokenIds
+
 
 class AltoError(Exception):
     """The root of everything ALTO raises on purpose."""
@@ -60,7 +65,10 @@ class EngineError(AltoError):
 
     `.status` is the HTTP status when there was one; `.retryable` says whether another try (here
     or on another replica) can help; `.retry_after` is the server's own wish in seconds.
+    `.token_ids` are those of a text that broke off, if the server told them.
     """
+
+    token_ids: TokenIds | None = None
 
     def __init__(
         self,

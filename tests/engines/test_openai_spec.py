@@ -51,6 +51,8 @@ def test_urls_are_taken_as_people_write_them(given: str, url: str) -> None:
         ({"urls": [URL], "url": URL}, "either url or urls"),
         ({"urls": [URL], "model": ""}, "model is '', expected the name of a model"),
         ({"urls": [URL], "guided": "json"}, "guided is 'json', expected one of auto, "),
+        ({"urls": [URL], "token_ids": "on"}, "token_ids is 'on', expected 'auto' or 'off'"),
+        ({"urls": [URL], "busy_timeout": 0}, "busy_timeout is 0, expected more than 0"),
         ({"urls": [URL], "stall_timeout": 0}, "stall_timeout is 0, expected more than 0"),
         ({"urls": [URL], "metrics_interval": 0}, "expected more than 0, or None"),
         ({"urls": [URL], "headers": {"x y": "z"}}, "header 'x y'"),

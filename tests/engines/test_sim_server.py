@@ -150,6 +150,30 @@ def test_completions_take_a_raw_prompt() -> None:
     served(fast(), use)
 
 
+def test_token_ids_go_out_and_in() -> None:
+    async def use(server: Server, client: AsyncOpenAI) -> None:
+        asked = {"messages": ASK, "return_token_ids": True}
+        whole = (await post(server, "/chat/completions", asked)).json()
+        prompt, ids = whole["prompt_token_ids"], whole["choices"][0]["token_ids"]
+        assert len(prompt) == whole["usage"]["prompt_tokens"]
+        assert len(ids) == whole["usage"]["completion_tokens"]
+        rest = {"prompt": [*prompt, *ids[:5]], "max_tokens": None, "return_token_ids": True}
+        went_on = (await post(server, "/completions", rest)).json()
+        (choice,) = went_on["choices"]
+        assert choice["token_ids"] == ids[5:]
+        assert choice["prompt_token_ids"] == rest["prompt"]
+        assert TEXT.endswith(choice["text"])
+        assert went_on["usage"]["prompt_tokens"] == len(prompt) + 5
+        short = (await post(server, "/completions", {"prompt": prompt})).json()
+        assert short["usage"]["completion_tokens"] == min(16, len(ids))
+        for wrong in ([1], [9], [], [[1], [2]], ["a", "b"], [True]):
+            refused = await post(server, "/completions", {"prompt": wrong})
+            assert refused.status_code == 400
+            assert refused.json()["error"]["param"] == "prompt"
+
+    served(fast(), use)
+
+
 def test_reasoning_is_given_apart() -> None:
     async def use(server: Server, client: AsyncOpenAI) -> None:
         stream = await client.chat.completions.create(model="sim", messages=ASK, stream=True)

@@ -87,6 +87,14 @@ class Delta(str):
         return str.__str__(self)
 
 
+@dataclass(frozen=True, slots=True)
+class TokenIds:
+    """A prompt and the text after it, in the tokens of the server that read and wrote them."""
+
+    prompt: Sequence[int]
+    answer: Sequence[int]
+
+
 def is_message(given: Any) -> bool:
     """Whether this is a chat message: a dict with a role, and content if it has any."""
     return (
@@ -146,8 +154,10 @@ class Call:
     `deadline` is in the clock of the running loop, seconds. `boundaries`, given the whole text of
     an answer, names the characters after which the reader has something to do; an engine that
     knows its answer beforehand may then be silent in between (None: every token counts). It says
-    nothing about the answer and is sent to nobody. `ahead` is what the engine gave (`Pool.ahead`)
-    while the prompt was growing. A `prewarm` is for nothing but the reading of its prompt.
+    nothing about the answer and is sent to nobody. `prompt_ids` is the same prompt in tokens, where
+    they are known: a server that takes them goes on from there exactly. `ahead` is what the engine
+    gave (`Pool.ahead`) while the prompt was growing. A `prewarm` is for nothing but the reading of
+    its prompt.
     """
 
     messages: list[Message]
@@ -168,5 +178,6 @@ class Call:
     deadline: float | None = None
     model: str | None = None
     boundaries: Callable[[str], Sequence[int]] | None = None
+    prompt_ids: Sequence[int] = ()
     ahead: object | None = None
     prewarm: bool = False

@@ -2,8 +2,9 @@
 
 The text so far goes back to the model as the beginning of its own answer: an assistant message at
 the end of the conversation. Engines that know `continue_final_message` (vLLM, SGLang) leave that
-message open; many others go on with a last assistant message by themselves. Either way readers see
-one unbroken text.
+message open; many others go on with a last assistant message by themselves. Where the server has
+told the tokens of prompt and text, these go along, and an engine that takes tokens goes on from
+them exactly. Either way readers see one unbroken text.
 
 Some things cannot be gone on with: a tool call is structured, and half of one cannot be handed
 back. A JSON schema can be given no more: engines start its grammar anew, at the first brace. The
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .calls import Call, Delta, Usage
+from .calls import Call, Delta, TokenIds, Usage
 
 
 def can_resume(given: Sequence[Delta]) -> bool:
@@ -24,8 +25,16 @@ def can_resume(given: Sequence[Delta]) -> bool:
     return not any(delta.tool_calls for delta in given)
 
 
-def rest_of(call: Call, text: str, written_tokens: int, *, continue_final_message: bool) -> Call:
-    """The call for what is missing after `text`; its `max_tokens` may come out as 0 or less.
+def rest_of(
+    call: Call,
+    text: str,
+    written_tokens: int,
+    *,
+    continue_final_message: bool,
+    ids: TokenIds | None = None,
+) -> Call:
+    """The call for what is missing after `text`; its `max_tokens` may come out as 0 or less. `ids`
+    are the tokens of its prompt and of the text, if they are known.
 
     Where there is no text yet (thinking at most) it is the call itself. `boundaries` do not fit a
     part of a text, so every token of the rest is worth a delta.
@@ -43,6 +52,7 @@ def rest_of(call: Call, text: str, written_tokens: int, *, continue_final_messag
         schema_name="",
         extra=extra,
         boundaries=None,
+        prompt_ids=() if ids is None else (*ids.prompt, *ids.answer),
     )
 
 
@@ -93,11 +103,18 @@ def written_tokens(given: Sequence[Delta], tokens_per_char: float) -> int:
     return max(pieces, round(chars * tokens_per_char))
 
 
-def spent(given: Sequence[Delta], prompt_tokens: float, tokens_per_char: float) -> Usage:
-    """What a try that broke has cost: as reported, else estimated."""
+def spent(
+    given: Sequence[Delta],
+    prompt_tokens: float,
+    tokens_per_char: float,
+    ids: TokenIds | None = None,
+) -> Usage:
+    """What a try that broke has cost: as reported, else counted, else estimated."""
     usage = next((delta.usage for delta in reversed(given) if delta.usage), None)
     if usage is not None:
         return usage
+    if ids is not None:
+        return Usage(len(ids.prompt), len(ids.answer), calls=1)
     return Usage(
         prompt_tokens=round(prompt_tokens),
         completion_tokens=written_tokens(given, tokens_per_char),

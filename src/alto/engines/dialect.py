@@ -21,6 +21,7 @@ import msgspec
 
 from ..core.calls import Call
 from ..openai_api import WireError
+from .token_ids import can_ask
 
 REFUSED_SCHEMAS_MAX = 1000
 """How many refused schemas a dialect remembers before it stops sending schemas at all."""
@@ -29,6 +30,16 @@ REFUSALS = (400, 422, 500, 501)
 """Statuses with which servers refuse a field that they do not know or cannot serve."""
 
 _OPEN_END = ("continue_final_message", "add_generation_prompt")
+
+_OF_CHATS = (
+    *_OPEN_END,
+    "chat_template_kwargs",
+    "reasoning_effort",
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+)
+"""Extra fields that mean something to a chat only, or to an answer from its beginning."""
 
 Guided = Literal["auto", "response_format", "structured_outputs", "guided_json", "off"]
 GUIDED: tuple[Guided, ...] = ("auto", "response_format", "structured_outputs", "guided_json", "off")
@@ -66,6 +77,9 @@ class Form:
     usage_option: bool = True
     max_tokens: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     open_end: bool = True  # the fields that leave a last assistant message open
+    token_ids: bool = False  # ask for the ids of tokens
+    takes_ids: bool = True  # go on from ids, where they are known
+    by_ids: bool = False  # this request is such a one
 
 
 class Dialect:
@@ -80,22 +94,33 @@ class Dialect:
         model: str,
         *,
         url: str = "",
+        completions_url: str = "",
         guided: Guided = "auto",
         extra: Mapping[str, Any] | None = None,
+        token_ids: bool = False,
     ) -> None:
+        self.tells_ids = False
+        """It was seen to give the ids of its tokens, so it will know them as a prompt."""
         self._url = url
+        self._completions_url = completions_url
         self._model = model
         self._guided = guided
         self._extra = extra or {}
-        self._known = Form(guided="never") if guided == "off" else Form()
+        self._known = Form(guided="never" if guided == "off" else "sent", token_ids=token_ids)
         self._refused_schemas: set[bytes] = set()
 
     def target(self, form: Form) -> str:
         """Where requests go."""
-        return self._url
+        return self._completions_url if form.by_ids else self._url
+
+    def asks_ids(self, call: Call) -> bool:
+        """Whether its answer to this call may have the ids of tokens in it."""
+        return (self._known.token_ids and can_ask(call)) or bool(call.prompt_ids)
 
     def form_for(self, call: Call) -> Form:
         """The fullest form that is not known to be refused."""
+        if call.prompt_ids and self.tells_ids and self._known.takes_ids:
+            return replace(self._known, by_ids=True)
         if (
             self._refused_schemas
             and call.schema is not None
@@ -106,8 +131,12 @@ class Dialect:
 
     def simpler(self, call: Call, form: Form, status: int, message: str) -> Form | None:
         """The form to try after a refusal, or None when the refusal is not about the form."""
+        if form.by_ids and status in (*REFUSALS, 404, 405):
+            return replace(form, by_ids=False, takes_ids=False)
         if status not in REFUSALS:
             return None
+        if form.token_ids and "return_token_ids" in message:
+            return replace(form, token_ids=False)
         if form.max_tokens == "max_tokens" and re.search(
             r"(?i)(unsupported|not supported|unrecognized).*max_completion_tokens"
             r"|max_completion_tokens\W*instead",
@@ -133,15 +162,19 @@ class Dialect:
             self._refused_schemas.add(_schema_key(call.schema))
             never = len(self._refused_schemas) > REFUSED_SCHEMAS_MAX
             form = replace(form, guided="never" if never else "sent")
-        self._known = form
+        self._known = replace(form, by_ids=False) if form.by_ids else form
 
     def body(self, call: Call, form: Form) -> bytes:
         """The request as JSON. Raises `WireError` for values that have no JSON form."""
+        if form.by_ids:
+            return json_body(self._completion(call, form))
         fields: dict[str, Any] = {
             "model": call.model or self._model,
             "messages": call.messages,
             "stream": True,
         }
+        if form.token_ids and can_ask(call):
+            fields["return_token_ids"] = True
         if form.usage_option:
             fields["stream_options"] = {"include_usage": True}
         if call.max_tokens is not None:
@@ -162,6 +195,23 @@ class Dialect:
             for name in _OPEN_END:
                 fields.pop(name, None)
         return json_body(fields)
+
+    def _completion(self, call: Call, form: Form) -> dict[str, Any]:
+        """The fields of a plain completion of `call.prompt_ids`."""
+        fields: dict[str, Any] = {
+            "model": call.model or self._model,
+            "prompt": list(call.prompt_ids),
+            "stream": True,
+            "return_token_ids": True,
+            # Left out it would be 16.
+            "max_tokens": msgspec.Raw(b"null") if call.max_tokens is None else call.max_tokens,
+            "temperature": call.temperature,
+            "seed": call.seed,
+        }
+        if form.usage_option:
+            fields["stream_options"] = {"include_usage": True}
+        more = {**self._extra, **call.extra}
+        return {**fields, **{name: more[name] for name in more if name not in _OF_CHATS}}
 
 
 def json_body(fields: Mapping[str, Any]) -> bytes:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from ..core.policies import resolve
@@ -44,12 +44,16 @@ class OpenAI(BatchOptions):
     to the first byte of the answer, `stall_timeout` between two reads of it, `busy_timeout` for
     which a call waits while the servers say that they are busy. `max_connections` is for each URL.
 
-    `policy`, `seed`, `hedge_s` and `continue_final_message` are the pool's: which replica answers
-    a call, when a second one is tried beside a silent first, and whether to send the fields that
-    let a broken text be gone on with word for word (vLLM, SGLang and llama.cpp know them; a server
-    that refuses them is asked without). Where there
-    are several URLs the pool hears every `metrics_interval` seconds, while calls are under way,
-    what the servers' own `/metrics` say of calls that others have sent (None: never).
+    `policy`, `seed` and `hedge_s` are the pool's: which replica answers a call, and when a second
+    one is tried beside a silent first. Where there are several URLs the pool hears every
+    `metrics_interval` seconds, while calls are under way, what the servers' own `/metrics` say of
+    calls that others have sent (None: never).
+
+    `resume`: a text that breaks off is gone on with on another replica; off, that is an error.
+    With `token_ids` ("auto": where there are several URLs; or "off") servers are asked for the ids
+    of their tokens, from which another one can go on exactly (vLLM). Else, or where they tell none,
+    it is given the text: with `continue_final_message` and the fields that let it go on word for
+    word (vLLM, SGLang and llama.cpp know them; a server that refuses them is asked without).
 
     `requests_per_minute` and `tokens_per_minute` are the limits of a hosted service (None: no
     limit), over all URLs. A call that would exceed them waits in the pool. Tokens are those of
@@ -78,6 +82,8 @@ class OpenAI(BatchOptions):
     hedge_s: float | None = None
     metrics_interval: float | None = 1.0
     continue_final_message: bool = True
+    resume: bool = True
+    token_ids: Literal["auto", "off"] = "auto"
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
 
@@ -102,6 +108,10 @@ class OpenAI(BatchOptions):
         if self.guided not in GUIDED:
             raise ConfigError(
                 f"alto.OpenAI: guided is {self.guided!r}, expected one of {', '.join(GUIDED)}"
+            )
+        if self.token_ids not in ("auto", "off"):
+            raise ConfigError(
+                f"alto.OpenAI: token_ids is {self.token_ids!r}, expected 'auto' or 'off'"
             )
         for name in (
             "connect_timeout",
@@ -138,6 +148,7 @@ class OpenAI(BatchOptions):
             replicas,
             policy=self.policy,
             seed=self.seed,
+            resume=self.resume,
             hedge_s=self.hedge_s,
             continue_final_message=self.continue_final_message,
             limits=Limits(busy_wait_max_s=self.busy_timeout),
@@ -171,7 +182,11 @@ class OpenAI(BatchOptions):
                 f"engine {name}: the API key has characters that a header cannot carry; look at "
                 f"api_key or the environment variable {self.api_key_env}"
             )
-        return [OpenAIReplica(name, url, self, key.strip(), busy_tries=busy_tries) for url in urls]
+        ids = self.resume and self.token_ids == "auto" and len(urls) > 1
+        return [
+            OpenAIReplica(name, url, self, key.strip(), busy_tries=busy_tries, token_ids=ids)
+            for url in urls
+        ]
 
 
 def _tell_pool(pool: Pool, at: int, load: EngineLoad) -> None:

@@ -41,6 +41,7 @@ from ..openai_api import (
 from .dialect import Dialect, Speech
 from .encode_dialect import Embeddings, Rerankings, read_embeddings, read_scores, too_large, url_of
 from .engine_load import EngineLoad, load_of
+from .token_ids import ExactReader
 
 if TYPE_CHECKING:
     from .http import Answer, HttpClient, HttpFailure
@@ -74,11 +75,19 @@ AForm = TypeVar("AForm")
 class OpenAIReplica:
     """One server of an `OpenAI` engine. Its name in messages is its URL.
 
-    A call is sent at most `busy_tries` times while the server says that it is busy.
+    A call is sent at most `busy_tries` times while the server says that it is busy. With
+    `token_ids` the server is asked for the ids of its tokens, for the case that a text breaks off.
     """
 
     def __init__(
-        self, engine: str, url: str, spec: OpenAI, key: str, *, busy_tries: int = BUSY_TRIES_MAX
+        self,
+        engine: str,
+        url: str,
+        spec: OpenAI,
+        key: str,
+        *,
+        busy_tries: int = BUSY_TRIES_MAX,
+        token_ids: bool = False,
     ) -> None:
         self.engine = engine
         self.name = url
@@ -87,8 +96,14 @@ class OpenAIReplica:
         self._busy_tries = busy_tries
         parts = urlsplit(url)
         self._metrics = urlunsplit(parts._replace(path=parts.path.removesuffix("/v1") + "/metrics"))
-        chat = url_of(url, "/chat/completions")
-        self._dialect = Dialect(spec.model, url=chat, guided=spec.guided, extra=spec.extra)
+        self._dialect = Dialect(
+            spec.model,
+            url=url_of(url, "/chat/completions"),
+            completions_url=url_of(url, "/completions"),
+            guided=spec.guided,
+            extra=spec.extra,
+            token_ids=token_ids,
+        )
         self._embeddings = Embeddings(url, spec.model, spec.extra)
         self._rerankings = Rerankings(url, spec.model, spec.extra)
         self._client: HttpClient | None = None
@@ -121,6 +136,8 @@ class OpenAIReplica:
         self._begin()
         try:
             answer = await self._answer(call, self._dialect)
+            if self._dialect.asks_ids(call):
+                reader = ExactReader()
             while not reader.ended:
                 try:
                     data = await answer.read()
@@ -141,7 +158,13 @@ class OpenAIReplica:
             # Before the last delta: its reader may stop at it and never come back.
             answer.finish()
             yield reader.last()
+        except EngineError as error:
+            if isinstance(reader, ExactReader):
+                error.token_ids = reader.token_ids()
+            raise
         finally:
+            if isinstance(reader, ExactReader) and reader.told:
+                self._dialect.tells_ids = True
             self._calls -= 1
             if answer is not None:
                 answer.abort()

@@ -441,7 +441,7 @@ class Pool(Encodes):
         core, given = self._core, reader.given
         part = given[reader.start :]
         prompt_tokens = read(reader.asked, hashed=False).size * core.texts.tokens_per_byte.value
-        cost = spent(part, prompt_tokens, core.texts.tokens_per_char.value)
+        cost = spent(part, prompt_tokens, core.texts.tokens_per_char.value, error.token_ids)
         reader.before = cost if reader.before is None else reader.before + cost
         reader.start = len(given)
         prompt = None
@@ -451,6 +451,7 @@ class Pool(Encodes):
                 "".join(given),
                 reader.before.completion_tokens,
                 continue_final_message=self.continue_final_message,
+                ids=error.token_ids,
             )
             prompt = read(reader.asked, hashed=core.uses_prefix)
         if not _is_full(reader.asked):

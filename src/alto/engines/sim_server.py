@@ -21,6 +21,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -38,6 +39,7 @@ from ..core.calls import Call, Delta
 from ..errors import AltoError, ConfigError, EngineError, Overloaded
 from .protocol import Engine, Replica
 from .sim_encode_wire import embeddings_body, read_embeddings, read_rerank, rerank_body
+from .sim_ids import chat_ids, ids_of
 from .sim_metrics import ServerMetrics
 from .sim_replica import SimReplica
 from .sim_settings import ServerSettings
@@ -53,7 +55,7 @@ from .sim_wire import (
     read_chat,
     read_completion,
 )
-from .tokens import render, tokenize
+from .tokens import prompt_text, render, tokenize
 
 VERSION = "0.11.0+simulated"
 """What `/version` says: routers look for a version of vLLM here."""
@@ -141,6 +143,8 @@ class SimServer:
         try:
             asked = read(await _json(request), self.model, request_id)
             deltas = self._engine.stream(asked.call)
+            if asked.token_ids:
+                answering.tell_ids(self._prompt_ids(asked), partial(ids_of, piece=self._piece))
             if asked.stream:
                 first = await _begun(deltas)
                 return _Streamed(answering, asked, deltas, first, headers)
@@ -153,6 +157,16 @@ class SimServer:
         if whole is None:
             return Response(status_code=499, headers=headers)  # nobody is there to read it
         return JSONResponse(answering.whole(whole), headers=headers)
+
+    def _prompt_ids(self, asked: Asked) -> list[int] | None:
+        """The ids of a prompt, if it is all text."""
+        call = asked.call
+        if call.tools:
+            return None
+        if call.extra.get("raw_prompt"):
+            return ids_of(prompt_text(call.messages), self._piece)
+        open_end = bool(call.extra.get("continue_final_message"))
+        return chat_ids(call.messages, self._piece, open_end=open_end)
 
     # ------------------------------------------------------------------ everything else
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.calls import Call, Delta, Usage
+from .sim_ids import chat_of
 
 Json = dict[str, Any]
 
@@ -48,6 +49,8 @@ class Asked:
     call: Call
     stream: bool
     include_usage: bool
+    token_ids: bool = False
+    """`return_token_ids`: tell the ids of the prompt and of the answer."""
 
 
 def read_chat(body: Any, model: str, request_id: str) -> Asked:
@@ -81,22 +84,29 @@ def read_completion(body: Any, model: str, request_id: str) -> Asked:
     """The body of `POST /v1/completions`."""
     fields = _fields(body, model)
     prompt = fields.get("prompt")
-    if isinstance(prompt, list) and len(prompt) == 1:
+    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
         prompt = prompt[0]
-    if not isinstance(prompt, str):
-        raise BadRequest(
-            f"prompt is {shown(prompt)}, expected one string: several prompts in a request and "
-            "prompts of token ids are not served",
-            param="prompt",
-        )
     if fields.get("echo") or fields.get("suffix"):
         raise BadRequest("echo and suffix are not served: leave them out", param="echo")
-    messages: list[Json] = [{"role": "user", "content": prompt}]
-    extra = {"raw_prompt": True}
+    messages, extra = _prompt(prompt)
     asked = _asked(fields, messages, request_id, ("max_tokens",), extra)
-    if asked.call.max_tokens is None:
-        asked.call.max_tokens = 16  # the default of this endpoint
+    if "max_tokens" not in fields:
+        asked.call.max_tokens = 16  # the default of this endpoint; null is no limit
     return asked
+
+
+def _prompt(prompt: Any) -> tuple[list[Json], Json]:
+    """The messages of a plain completion, and how they are to be read."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}], {"raw_prompt": True}
+    wrong = "one string or one list of token ids: several prompts in a request are not served"
+    if isinstance(prompt, list) and prompt and all(type(each) is int for each in prompt):
+        try:
+            messages, is_open = chat_of(prompt)
+            return messages, {"continue_final_message": True} if is_open else {}
+        except ValueError as error:
+            wrong = f"token ids that this server gave for a chat ({error})"
+    raise BadRequest(f"prompt is {shown(prompt)}, expected {wrong}", param="prompt")
 
 
 def _asked(
@@ -119,7 +129,12 @@ def _asked(
         schema=_schema(fields),
         extra={**extra, **{key: True for key in _PASSED_ON if fields.get(key)}},
     )
-    return Asked(call, stream, bool(isinstance(options, Mapping) and options.get("include_usage")))
+    return Asked(
+        call,
+        stream,
+        bool(isinstance(options, Mapping) and options.get("include_usage")),
+        bool(fields.get("return_token_ids")),
+    )
 
 
 def check_model(body: Any, model: str) -> Json:
@@ -282,7 +297,14 @@ class Answering:
 
     def __init__(self, shape: Shape, request_id: str, model: str, created: int) -> None:
         self._shape = shape
+        self._tell: Callable[[str], list[int]] | None = None
+        self._prompt_ids: list[int] | None = None
         self._head: Json = {"id": shape.prefix + request_id, "created": created, "model": model}
+
+    def tell_ids(self, prompt: list[int] | None, tell: Callable[[str], list[int]]) -> None:
+        """Put token ids into the answer: those of the prompt into what comes first, and those of
+        each piece of text (as `tell` gives them) beside it."""
+        self._prompt_ids, self._tell = prompt, tell
 
     def opening(self) -> Json | None:
         """The chunk before the first text, where there is one."""
@@ -291,11 +313,23 @@ class Answering:
 
     def chunk(self, delta: Delta) -> Json:
         """One chunk of a stream."""
-        return self._chunk(self._shape.piece(delta.text, delta.reasoning), delta.finish_reason)
+        part = self._shape.piece(delta.text, delta.reasoning)
+        if self._tell is not None:
+            part["token_ids"] = self._tell(delta.reasoning) + self._tell(delta.text)
+        return self._chunk(part, delta.finish_reason)
 
     def _chunk(self, part: Json, finish_reason: str | None) -> Json:
         choice = {"index": 0, **part, "logprobs": None, "finish_reason": finish_reason}
-        return {**self._head, "object": self._shape.chunk, "choices": [choice]}
+        chunk: Json = {**self._head, "object": self._shape.chunk, "choices": [choice]}
+        if self._prompt_ids is not None:
+            self._put_prompt_ids(chunk)
+            self._prompt_ids = None
+        return chunk
+
+    def _put_prompt_ids(self, body: Json) -> None:
+        """Where vLLM has them: a chat's at the top, those of a plain completion in the choice."""
+        place = body if self._shape is CHAT else body["choices"][0]
+        place["prompt_token_ids"] = self._prompt_ids
 
     def usage_chunk(self, usage: Usage) -> Json:
         """The chunk after the last one that `stream_options.include_usage` asks for."""
@@ -318,6 +352,9 @@ class Answering:
             "finish_reason": last.finish_reason,
         }
         body: Json = {**self._head, "object": self._shape.whole, "choices": [choice]}
+        if self._tell is not None:
+            choice["token_ids"] = self._tell(reasoning) + self._tell(text)
+            self._put_prompt_ids(body)
         if last.usage is not None:
             body["usage"] = usage_body(last.usage)
         return body
