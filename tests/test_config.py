@@ -143,6 +143,7 @@ def test_a_mistake_names_its_place_and_what_is_valid(
         (lambda: alto.StageConfig(max_wait="soon"), "StageConfig: max_wait is 'soon', expected a number of seconds"),
         (lambda: alto.StageConfig(init=3), "StageConfig: init is 3, expected a dict of arguments for __init__."),
         (lambda: alto.Simulated(replicas="4"), "Simulated(replicas='4'): expected a whole number, at least 1"),
+        (lambda: alto.Simulated(speed="fast"), "Simulated(speed='fast', replicas=1): expected one positive number"),
         (lambda: alto.Simulated(policy="rr"), "scheduling policy 'rr' is not known; expected one of round-robin"),
         (lambda: alto.OpenAI(url="http://h/v1", model="m", policy="rr"), "scheduling policy 'rr' is not known"),
     ],
@@ -165,7 +166,9 @@ def test_a_wrong_environment_variable_is_named(tmp_path: Path) -> None:
         alto.ConfigError, match=r"variable ALTO_LIMIT__X: there is no section 'limit'"
     ):
         read(tmp_path, "", ALTO_LIMIT__X="1")
-    with pytest.raises(alto.ConfigError, match=r"Did you mean 'scope_items'\?"):
+    with pytest.raises(
+        alto.ConfigError, match=r"with ALTO_LIMITS__SCOPE_ITEM\).*Did you mean 'scope_items'\?"
+    ):
         read(tmp_path, "", ALTO_LIMITS__SCOPE_ITEM="1")
 
 

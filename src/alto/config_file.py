@@ -74,11 +74,15 @@ def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{where}: is not TOML: {error}.") from error
-    _override(data, environ)
+    changed = _override(data, environ)
+    if changed and path is not None:
+        where = f"{where} (with {', '.join(changed)})"
     return _config(data, where)
 
 
-def _override(data: dict[str, Any], environ: Mapping[str, str]) -> None:
+def _override(data: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
+    """Put the environment's values into the data. The names of the variables that were used."""
+    used = []
     for name in sorted(environ):
         if not name.startswith("ALTO_") or name in ("ALTO_CACHE_DIR", "ALTO_CONFIG"):
             continue
@@ -96,6 +100,8 @@ def _override(data: dict[str, Any], environ: Mapping[str, str]) -> None:
                 raise ConfigError(f"environment variable {name}: {key} is a value, not a section.")
         key = next((key for key in place if key.lower() == parts[-1]), parts[-1])
         place[key] = _value(environ[name])
+        used.append(name)
+    return used
 
 
 def _value(text: str) -> Any:

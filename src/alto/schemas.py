@@ -85,6 +85,25 @@ def schema_of(tp: Any) -> Schema:
 
 
 def decode(tp: Any, text: str | bytes) -> Any:
+    """The value that the JSON of an LM says, else a `ParseError`."""
+    try:
+        return read(tp, text)
+    except NotJson as error:
+        raise ParseError(
+            f"{error}. Show the form in the prompt, or use an engine with guided decoding.",
+            text=error.text,
+        ) from error.__cause__
+
+
+class NotJson(ValueError):
+    """`text` is not JSON for a type; the message says why, without a full stop."""
+
+    def __init__(self, message: str, text: str) -> None:
+        super().__init__(message)
+        self.text = text
+
+
+def read(tp: Any, text: str | bytes) -> Any:
     """The value that the JSON says. Trailing commas and raw line breaks in strings are forgiven."""
     codec = _codec(tp)
     try:
@@ -95,10 +114,8 @@ def decode(tp: Any, text: str | bytes) -> Any:
     try:
         return codec.convert(parse(written))
     except _REFUSALS as error:
-        raise ParseError(
-            f"Expected JSON for {name_of(tp)}, got {shorten(written)}: {_reason(error)}. "
-            "Show the form in the prompt, or use an engine with guided decoding.",
-            text=written,
+        raise NotJson(
+            f"Expected JSON for {name_of(tp)}, got {shorten(written)}: {_reason(error)}", written
         ) from error
 
 

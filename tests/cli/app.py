@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -50,6 +50,21 @@ async def numbers(upto: int) -> Stream[int]:
 async def double(number: int, factor: int) -> int:
     alto.current().emit("doubling", number)
     return number * factor
+
+
+@stage
+def show(claims: list[Claim], name: str | None, colour: Literal["red", "blue"]) -> str:
+    return f"{claims} {name!r} {colour}"
+
+
+@pipeline
+def colours(claims: list[Claim], name: str | None, colour: Literal["red", "blue"]) -> Any:
+    return show(claims, name, colour)
+
+
+@pipeline
+def each(given: Stream[int]) -> Any:
+    return double(given, 2)
 
 
 @pipeline

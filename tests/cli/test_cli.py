@@ -49,6 +49,24 @@ def test_run_as_json_ends_with_the_result() -> None:
     assert lines[-1]["usage"]["calls"] == 0
 
 
+def test_run_as_json_ends_with_the_error_if_there_is_one() -> None:
+    shown = alto("run", f"{APP}:refusing", "3", "--json")
+    assert shown.exit_code == 1
+    error = json.loads(shown.stdout.splitlines()[-1])["error"]
+    assert error.pop("message") in shown.stderr
+    assert error == {"type": "StageError", "stage": "refuse", "path": [], "attempts": 1}
+
+
+def test_arguments_are_json_or_the_text_itself_where_that_fits() -> None:
+    def run(*args: str) -> str:
+        return alto("run", f"{APP}:colours", *args).output
+
+    claims = '[{"text": "a"}]'
+    assert run(claims, "x", "red") == "result: [Claim(text='a')] 'x' red\n"
+    assert run(claims, "null", "blue") == "result: [Claim(text='a')] None blue\n"
+    assert "result 0: 2\n" in alto("run", f"{APP}:each", "[1, 2]").output
+
+
 def test_run_uses_the_configuration(tmp_path: Path) -> None:
     config = tmp_path / "alto.toml"
     config.write_text(
@@ -69,16 +87,22 @@ def test_run_uses_the_configuration(tmp_path: Path) -> None:
         (["run", f"{APP}:not_a_pipeline"], "not_a_pipeline is a int, not a pipeline"),
         (["run", APP], "name the pipeline, as "),
         (["run", f"{APP}:doubles"], "error: doubles needs upto: give it in order or as upto="),
-        (["run", f"{APP}:doubles", "two"], "argument upto: 'two' is not JSON for int"),
+        (["run", f"{APP}:doubles", "two"], "argument upto: Expected JSON for int, got 'two'"),
         (["run", f"{APP}:doubles", "1", "2", "3"], "'3' is one too many."),
         (["run", f"{APP}:check", "q"], "engine 'chat' is not configured; there is none."),
         (["run", f"{APP}:refusing", "3"], "stage refuse at the request failed in its only "),
         (["run", f"{APP}:doubles", "1", "--config", "gone.toml"], "gone.toml: cannot be read: "),
+        (["run", f"{APP}:colours", "[]", "x", "green"], "argument colour: Expected JSON for Literal["),
+        (["graph", f"{APP}:check", "-o", "gone/x.svg"], "gone/x.svg: cannot be written: "),
+        (["simulate", f"{APP}:check", "--inputs", "lacks.txt"], "lacks.txt: '{}' lacks question."),
+        (["simulate", f"{APP}:check", "--inputs", "bytes.txt"], "bytes.txt: cannot be read as UTF-8"),
         (["simulate", f"{APP}:check", "q", "--stage-time", "search"], "expected STAGE=SECONDS"),
         (["simulate", f"{APP}:check", "q", "--stage-time", "serch=1"], "which are no stages of it"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_clear_line(args: list[str], message: str) -> None:
+def test_a_mistake_is_one_clear_line(tmp_path: Path, args: list[str], message: str) -> None:
+    (tmp_path / "lacks.txt").write_text("{}\n")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
     shown = alto(*args)
     assert shown.exit_code == 1
     assert message in shown.output
@@ -107,6 +131,25 @@ def test_check_says_so_when_all_is_well(tmp_path: Path) -> None:
     assert "Did you mean 'chatt'?" in shown.output
 
 
+def test_check_tells_of_the_graph_and_of_the_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "other.toml"
+    config.write_text("[limit]\n")
+    listed = alto("check", f"{HERE / 'broken.py'}:wrong", "--config", str(config), "--json")
+    assert len(json.loads(listed.output)["problems"]) == 3
+
+
+def test_check_warns_of_settings_for_a_stage_that_is_called_otherwise(tmp_path: Path) -> None:
+    config = tmp_path / "other.toml"
+    config.write_text(
+        "[engines.chat]\nkind = 'simulated'\n[stages.serch]\n[stages.of_another_pipeline]\n"
+    )
+    listed = json.loads(alto("check", f"{APP}:check", "--config", str(config), "--json").output)
+    assert listed == {
+        "problems": [],
+        "warnings": ["[stages.serch] is for no stage of check. Did you mean 'search'?"],
+    }
+
+
 def test_graph_in_its_three_forms(tmp_path: Path) -> None:
     text = alto("graph", f"{APP}:check").output
     assert "extract(sentence=answer) -> Stream[Claim]   [lm, for each item of answer]" in text
@@ -126,6 +169,26 @@ def test_simulate_reports_load_on_virtual_time() -> None:
     assert report["requests"] > 20
     assert report["latency_s"]["p50"] <= report["latency_s"]["p99"]
     assert first.output == again.output
+
+
+@pytest.mark.parametrize("name", ["check", "colours", "each"])
+def test_simulate_makes_inputs_up_if_none_are_given(name: str) -> None:
+    args = ["simulate", f"{APP}:{name}", "--duration", "10", "--json"]
+    first, again = alto(*args), alto(*args)
+    assert first.exit_code == 0, first.output
+    assert json.loads(first.stdout)["failed"] == 0
+    assert first.stdout == again.stdout
+    assert "inputs are made up" in first.stderr
+
+
+def test_simulate_fails_if_every_request_does() -> None:
+    shown = alto("simulate", f"{APP}:refusing", "3", "--duration", "10", "--json")
+    assert shown.exit_code == 1
+    report = json.loads(shown.stdout)
+    assert report["failed"] == report["requests"]
+    assert "stage refuse" in report["first_failure"]
+    shown = alto("simulate", f"{APP}:refusing", "3", "--duration", "10")
+    assert "p50 -" in shown.stdout
 
 
 def test_simulate_takes_inputs_from_a_file(tmp_path: Path) -> None:

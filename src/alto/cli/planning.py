@@ -86,7 +86,9 @@ POLICIES = ["round-robin", "least-outstanding", "prefix-affinity", "prompt-aware
 @click.option("--seed", type=int, default=0, show_default=True)
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@click.pass_context
 def simulate(
+    ctx: click.Context,
     pipeline: str,
     arguments: tuple[str, ...],
     rate: float,
@@ -105,7 +107,8 @@ def simulate(
     """Put load on PIPELINE (module:object) on virtual time: how many GPUs does it need?
 
     LM stages are answered with made-up text of their return type at the speed of a measured GPU
-    profile; everything else is your code. Engines that the configuration simulates stay so.
+    profile; everything else is your code. Engines that the configuration simulates stay so. Without
+    arguments the inputs are made up, too. The exit code is 1 if every request failed.
 
     \b
     alto simulate app:factcheck "Who was first?" --rate 4 --replicas 4
@@ -116,7 +119,7 @@ def simulate(
 
     target = subject.load(pipeline)
     config = _simulated(target, Config.load(config_path), profile, replicas, policy, seed)
-    given = _inputs(target, arguments, inputs)
+    given = _inputs(target, arguments, inputs, seed)
     progress = None if as_json else _Progress(duration)
     report = run_simulation(
         target,
@@ -135,6 +138,7 @@ def simulate(
     click.echo(json.dumps(_finite(summary)) if as_json else _table(summary))
     if report.errors and not as_json:
         click.echo(f"the first failure: {report.errors[0]}", err=True)
+    ctx.exit(1 if report.errors and len(report.errors) == len(report.requests) else 0)
 
 
 def _summary(target: Pipeline[Any, Any], report: Report) -> dict[str, Any]:
@@ -161,6 +165,7 @@ def _summary(target: Pipeline[Any, Any], report: Report) -> dict[str, Any]:
             }
             for name, engine in report.engines.items()
         },
+        "first_failure": str(report.errors[0]) if report.errors else None,
     }
 
 
@@ -191,26 +196,39 @@ def _simulated(
 
 
 def _inputs(
-    target: Pipeline[Any, Any], arguments: tuple[str, ...], inputs: Path | None
+    target: Pipeline[Any, Any], arguments: tuple[str, ...], inputs: Path | None, seed: int
 ) -> list[dict[str, Any]]:
     if inputs is None:
-        return [subject.arguments(target, arguments)]
-    given = []
-    for line in inputs.read_text(encoding="utf-8").splitlines():
-        if not line.strip():
-            continue
-        if line.lstrip().startswith("{"):
-            try:
-                entry = json.loads(line)
-            except ValueError as error:
-                raise ConfigError(f"{inputs}: {line[:80]!r} is not JSON: {error}.") from None
-            names = target.signature.parameters
-            given.append({name: entry[name] for name in entry if name in names})
-        else:
-            given.append(subject.arguments(target, (line, *arguments)))
+        if arguments or not subject.needed(target):
+            return [subject.arguments(target, arguments)]
+        click.echo("inputs are made up; give arguments, or --inputs FILE, for real ones", err=True)
+        return subject.made_up(target, seed)
+    try:
+        lines = inputs.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{inputs}: cannot be read as UTF-8 text: {error}.") from None
+    given = [_input(target, inputs, line, arguments) for line in lines if line.strip()]
     if not given:
         raise ConfigError(f"{inputs}: has no lines; expected the argument of one request on each.")
     return given
+
+
+def _input(
+    target: Pipeline[Any, Any], inputs: Path, line: str, arguments: tuple[str, ...]
+) -> dict[str, Any]:
+    """The arguments in one line: an object with all of them, or the text of the first."""
+    if not line.lstrip().startswith("{"):
+        return subject.arguments(target, (line, *arguments))
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{inputs}: {line[:80]!r} is not JSON: {error}.") from None
+    names = target.signature.parameters
+    values = {name: subject.typed(target, name, entry[name]) for name in entry if name in names}
+    missing = [name for name in subject.needed(target) if name not in values]
+    if missing:
+        raise ConfigError(f"{inputs}: {line[:80]!r} lacks {', '.join(missing)}.")
+    return values
 
 
 def _times(given: tuple[str, ...]) -> dict[str, float]:
@@ -237,10 +255,8 @@ def _table(summary: dict[str, Any]) -> str:
     lines = [
         f"requests     {summary['requests']}, {summary['failed']} failed, "
         f"{summary['throughput_per_s']:.2f} finished per second",
-        "latency      " + "  ".join(f"{name} {value:.3f} s" for name, value in latency.items()),
-        "first item   "
-        + "  ".join(f"{name} {value:.3f} s" for name, value in summary["first_item_s_p50"].items())
-        + "  (p50)",
+        "latency      " + _times_of(latency),
+        "first item   " + _times_of(summary["first_item_s_p50"]) + "  (p50)",
     ]
     for name, engine in summary["engines"].items():
         lines.append(
@@ -249,6 +265,13 @@ def _table(summary: dict[str, Any]) -> str:
             f"{engine['preemptions']} preemptions"
         )
     return "\n".join(lines)
+
+
+def _times_of(times: dict[str, float]) -> str:
+    return "  ".join(
+        f"{name} {value:.3f} s" if math.isfinite(value) else f"{name} -"
+        for name, value in times.items()
+    )
 
 
 class _Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
 from contextlib import aclosing
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 
 from .. import drawing
 from ..config import Config
+from ..errors import AltoError, ConfigError, GraphError, StageError
 from ..pipeline import Pipeline
 from ..runtime.driver import Event
 from ..runtime.embedded import Runtime
@@ -92,7 +94,12 @@ def demo(
     type=click.IntRange(min=1),
     help="Tokens that the request's LM calls may spend, prompts and answers.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per event, then the result.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="One JSON object per event, then one with the result or the error.",
+)
 def run(
     pipeline: str,
     arguments: tuple[str, ...],
@@ -103,17 +110,22 @@ def run(
 ) -> None:
     """Run PIPELINE (module:object) once; items are shown as soon as they exist.
 
-    Arguments come in order or as name=value. A parameter annotated str takes its text as it is, any
-    other takes JSON.
+    Arguments come in order or as name=value. A parameter annotated str takes its text as it is; any
+    other takes JSON, or the bare text if that fits (a Literal, an Enum, str | None).
 
     \b
     alto run app:factcheck "Who discovered penicillin?"
     alto run app:rank query="best pizza" limit=3 --json
     """
-    target = subject.load(pipeline)
-    values = subject.arguments(target, arguments)
-    config = Config.load(config_path)
-    asyncio.run(_run(target, values, config, timeout, token_budget, as_json))
+    try:
+        target = subject.load(pipeline)
+        values = subject.arguments(target, arguments)
+        config = Config.load(config_path)
+        asyncio.run(_run(target, values, config, timeout, token_budget, as_json))
+    except AltoError as error:
+        if as_json:
+            click.echo(json.dumps({"error": _error(error)}, ensure_ascii=False))
+        raise
 
 
 async def _run(
@@ -146,6 +158,13 @@ async def _run(
                 ensure_ascii=False,
             )
         )
+
+
+def _error(error: AltoError) -> dict[str, Any]:
+    entry: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
+    if isinstance(error, StageError):
+        entry |= {"stage": error.stage, "path": list(error.path), "attempts": error.attempts}
+    return entry
 
 
 def _json_line(event: Event) -> str:
@@ -187,20 +206,14 @@ def check(ctx: click.Context, pipeline: str, config_path: Path | None, as_json: 
     alto check app:factcheck
     alto check app:factcheck --config alto.toml
     """
-    from ..errors import AltoError, GraphError
-
-    problems: list[str] = []
+    target, config, problems = _loaded(pipeline, config_path)
     warnings: list[str] = []
-    try:
-        target = subject.load(pipeline)
-        warnings = target.graph.warnings
-        config = Config.load(config_path)
+    if target is not None:
+        warnings += target.graph.warnings
+    if target is not None and config is not None:
+        warnings += _misnamed(target, config)
         if config_path is not None or config.engines:
-            problems = Runtime(config).problems(target)
-    except GraphError as error:
-        problems = list(error.problems)
-    except AltoError as error:
-        problems = [str(error)]
+            problems += Runtime(config).problems(target)
     if as_json:
         click.echo(json.dumps({"problems": problems, "warnings": warnings}, ensure_ascii=False))
     else:
@@ -208,13 +221,46 @@ def check(ctx: click.Context, pipeline: str, config_path: Path | None, as_json: 
             click.echo(f"warning: {warning}", err=True)
         for problem in problems:
             click.echo(f"error: {problem}", err=True)
-        if not problems:
+        if target is not None and not problems:
             stages = [use for use in target.graph.uses if use.stage is not None]
             calls = [use for use in stages if isinstance(use.stage, LM)]
             click.echo(
                 f"{target.name}: {len(stages)} stages ({len(calls)} of them LM), no problems."
             )
     ctx.exit(1 if problems else 0)
+
+
+def _loaded(
+    pipeline: str, config_path: Path | None
+) -> tuple[Pipeline[Any, Any] | None, Config | None, list[str]]:
+    """The pipeline and the configuration, and what is wrong with each."""
+    problems: list[str] = []
+    target = config = None
+    try:
+        target = subject.load(pipeline)
+    except GraphError as error:
+        problems += error.problems
+    except AltoError as error:
+        problems.append(str(error))
+    try:
+        config = Config.load(config_path)
+    except AltoError as error:
+        problems.append(str(error))
+    return target, config, problems
+
+
+def _misnamed(target: Pipeline[Any, Any], config: Config) -> list[str]:
+    """Settings of stages that are not here, and are called nearly like one that is. (The others may
+    be for another pipeline.)"""
+    stages = {use.stage.name for use in target.graph.uses if use.stage is not None}
+    warnings = []
+    for name in config.stages:
+        near = [] if name in stages else difflib.get_close_matches(name, stages, 1)
+        if near:
+            warnings.append(
+                f"[stages.{name}] is for no stage of {target.name}. Did you mean {near[0]!r}?"
+            )
+    return warnings
 
 
 @click.command()
@@ -240,5 +286,8 @@ def graph(pipeline: str, form: str, output: Path | None) -> None:
     drawn = draw(subject.load(pipeline).graph)
     if output is None:
         click.echo(drawn, nl=False)
-    else:
+        return
+    try:
         output.write_text(drawn, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{output}: cannot be written: {error.strerror}.") from None

@@ -7,12 +7,14 @@ import importlib
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..annotations import strip
+from ..annotations import stream_element, strip
 from ..errors import ConfigError, GraphError
 from ..pipeline import Pipeline
+from ..schemas import NotJson, read, schema_of
 
 
 def load(subject: str) -> Pipeline[Any, Any]:
@@ -77,8 +79,7 @@ def _file(subject: str, path: Path) -> Any:
 
 
 def arguments(pipeline: Pipeline[Any, Any], given: tuple[str, ...]) -> dict[str, Any]:
-    """Arguments from the command line: in order, or as `name=value`. A parameter annotated `str`
-    takes the text as it is; any other takes JSON."""
+    """Arguments from the command line: in order, or as `name=value`; see `value`."""
     names = list(pipeline.signature.parameters)
     values: dict[str, Any] = {}
     for position, text in enumerate(given):
@@ -93,11 +94,7 @@ def arguments(pipeline: Pipeline[Any, Any], given: tuple[str, ...]) -> dict[str,
                 "many."
             )
         values[name] = value(pipeline, name, text)
-    missing = [
-        name
-        for name, parameter in pipeline.signature.parameters.items()
-        if name not in values and parameter.default is parameter.empty
-    ]
+    missing = [name for name in needed(pipeline) if name not in values]
     if missing:
         raise ConfigError(
             f"{pipeline.name} needs {', '.join(missing)}: give "
@@ -106,25 +103,61 @@ def arguments(pipeline: Pipeline[Any, Any], given: tuple[str, ...]) -> dict[str,
     return values
 
 
+def needed(pipeline: Pipeline[Any, Any]) -> list[str]:
+    """The parameters that have no default."""
+    parameters = pipeline.signature.parameters.values()
+    return [each.name for each in parameters if each.default is each.empty]
+
+
 def value(pipeline: Pipeline[Any, Any], name: str, text: str) -> Any:
-    """One argument as its parameter's type."""
-    annotation = strip(pipeline.hints.get(name, Any))
+    """One argument as its parameter's type: from JSON, or from the bare text if that fits."""
+    annotation = _item_type(pipeline, name)
     if annotation is str or annotation is Any:
         return text
     try:
-        return _typed(annotation, json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{pipeline.name}, argument {name}: {text!r} is not JSON for "
-            f"{getattr(annotation, '__name__', annotation)}: {error}."
-        ) from None
+        return read(annotation, text)
+    except NotJson as error:
+        reason = str(error)
+    try:
+        return read(annotation, json.dumps(text))
+    except NotJson:
+        raise ConfigError(f"{pipeline.name}, argument {name}: {reason}.") from None
 
 
-def _typed(annotation: Any, data: Any) -> Any:
-    if hasattr(annotation, "model_validate"):
-        return annotation.model_validate(data)
-    if isinstance(annotation, type) and isinstance(data, annotation):
-        return data
-    import msgspec
+def typed(pipeline: Pipeline[Any, Any], name: str, data: Any) -> Any:
+    """One argument as its parameter's type, from what JSON held."""
+    annotation = _item_type(pipeline, name)
+    return data if annotation is Any else value(pipeline, name, json.dumps(data))
 
-    return msgspec.convert(data, annotation)
+
+MADE_UP = 16
+"""How many different inputs are made up; they are taken in turn."""
+
+
+def made_up(pipeline: Pipeline[Any, Any], seed: int) -> list[dict[str, Any]]:
+    """Arguments of the types of the parameters that have no default."""
+    from ..core.calls import Call
+    from ..engines.synthesis import Lengths, synthesize
+
+    lengths = Lengths(sentences=1)
+    wanted = {name: _item_type(pipeline, name) for name in needed(pipeline)}
+    calls = {
+        name: Call(messages=[], stage=name, returns=str)
+        if annotation in (str, Any)
+        else Call(messages=[], stage=name, schema=schema_of(annotation))
+        for name, annotation in wanted.items()
+    }
+    return [
+        {
+            name: value(pipeline, name, synthesize(replace(call, path=(k,)), lengths, seed))
+            for name, call in calls.items()
+        }
+        for k in range(MADE_UP)
+    ]
+
+
+def _item_type(pipeline: Pipeline[Any, Any], name: str) -> Any:
+    """A parameter's type; that of a `Stream[T]` is a list."""
+    annotation = strip(pipeline.hints.get(name, Any))
+    element = stream_element(annotation)
+    return annotation if element is None else list[element]  # type: ignore[valid-type]

@@ -93,7 +93,7 @@ class ServerSettings(BatchOptions, ABC):
                 "least max_num_seqs; raise the one or lower the other"
             )
         speeds = self._speeds()
-        if len(speeds) != self.replicas or min(speeds) <= 0:
+        if len(speeds) != self.replicas or not all(speed > 0 for speed in speeds):
             raise ConfigError(
                 f"{kind}(speed={self.speed!r}, replicas={self.replicas}): expected one positive "
                 "number, or a sequence with one for each replica"
@@ -145,9 +145,9 @@ class ServerSettings(BatchOptions, ABC):
         return FaultyReplica(name, server, writer, self.faults, luck, piece=piece, encoder=encoder)
 
     def _speeds(self) -> Sequence[float]:
-        if isinstance(self.speed, int | float):
-            return [float(self.speed)] * self.replicas
-        return [float(each) for each in self.speed]
+        given = self.speed if isinstance(self.speed, list | tuple) else [self.speed] * self.replicas
+        numbers = [each for each in given if isinstance(each, int | float)]
+        return [float(each) for each in numbers if not isinstance(each, bool)]
 
     def _server(self, speed: float) -> BatchingServer:
         chosen = profile(self.profile)
