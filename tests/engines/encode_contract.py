@@ -13,7 +13,7 @@ from operator import mul
 from typing import cast
 
 import pytest
-from contract import Live, Subject, needs, until_idle
+from contract import CHECKS, Check, Live, Subject, answer, ask, needs, until_idle
 
 from alto.core.encode import Vectors
 from alto.engines.encodes import Encodes
@@ -154,10 +154,17 @@ async def reranking_counts_what_was_read(live: Live, subject: Subject) -> None:
 
 @needs("embed", "echo")
 async def texts_and_vectors_are_asked_for_side_by_side(live: Live, subject: Subject) -> None:
-    from contract import answer, ask
-
     deltas, vectors = await asyncio.gather(
         answer(live, ask("Say: hello")), encodes(live).embed(TEXTS)
     )
     assert "".join(cast("list[str]", deltas)) == "hello"
     assert len(vectors) == len(TEXTS)
+
+
+def number_checks_of(subject: Subject) -> list[Check]:
+    """Of the checks that apply, those about embedding and reranking: for servers that do no more."""
+    return [
+        check
+        for features, check in CHECKS
+        if features <= subject.supports and features & {"embed", "rerank"}
+    ]
