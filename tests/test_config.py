@@ -19,6 +19,8 @@ seed = 7
 urls = ["http://localhost:8000/v1"]
 model = "llama"
 connect_timeout = 2.0
+embed_max_wait = "5ms"
+rerank_batch = 100
 
 [engines.sim]
 kind = "simulated"
@@ -53,6 +55,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         "llama",
         2.0,
     )
+    assert (chat.embed_batch, chat.embed_max_wait_s, chat.rerank_batch) == (64, 0.005, 100)
     assert isinstance(sim, alto.Simulated)
     assert sim.speed == (1.0, 2.0)
     assert config.stages["search"] == alto.StageConfig(
@@ -102,6 +105,11 @@ def test_nothing_at_all_is_an_empty_configuration(
         ("[engines.chat]\nurl='http://h/v1'\nmodle='m'\n", "[engines.chat]: unknown key 'modle'. Did you mean 'model'?"),
         ("[engines.chat]\nurl='ftp://h'\nmodel='m'\n", "[engines.chat]: "),
         ("[engines.chat]\nprofile='gpt'\n", "[engines.chat]: "),
+        ("[engines.e]\nurl='http://h'\nmodel='m'\nembed_bach=9\n", "unknown key 'embed_bach'. Did you mean 'embed_batch'?"),
+        ("[engines.e]\nurl='http://h'\nmodel='m'\nembed_batch=0\n", "[engines.e]: OpenAI(embed_batch=0): expected a whole"),
+        ("[engines.e]\nkind='simulated'\nembed_max_wait='soon'\n", "[engines.e]: Simulated: embed_max_wait is 'soon', expected"),
+        ("[engines.e]\nkind='simulated'\ndimensions=0\n", "[engines.e]: Simulated(dimensions=0): expected at least 1"),
+        ("[engines.e]\nkind='simulated'\nembed='f'\n", "[engines.e]: unknown key 'embed'"),
         ("[engines]\nchat = 3\n", "[engines.chat] is 3, expected a table"),
         ("[stages.search]\ninstanses = 2\n", "[stages.search]: unknown key 'instanses'. Did you mean 'instances'?"),
         ("[stages.search]\ninstances = 0\n", "instances is 0, expected a whole number, 1 or more."),

@@ -97,3 +97,16 @@ def endless(upto: int) -> Any:
 
 
 not_a_pipeline = 7
+
+
+@stage
+async def nearest(question: str) -> str:
+    engine = alto.engine("embed")
+    await engine.embed([question, "a document"])
+    [best] = await engine.rerank(question, ["something else", question, "nothing"], top_n=1)
+    return best.document
+
+
+@pipeline
+def retrieval(question: str) -> Any:
+    return nearest(question)

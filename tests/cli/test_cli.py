@@ -201,6 +201,19 @@ def test_simulate_takes_inputs_from_a_file(tmp_path: Path) -> None:
     assert "finished per second" in shown.output
 
 
+def test_simulate_stands_in_for_engines_that_stages_call_themselves(tmp_path: Path) -> None:
+    config = tmp_path / "live.toml"
+    config.write_text('[engines.embed]\nurl = "http://nowhere.invalid/v1"\nmodel = "m"\n')
+    args = ["simulate", f"{APP}:retrieval", "Who?", "--duration", "5", "--config", str(config)]
+    report = json.loads(alto(*args, "--json").output)
+    embed = report["engines"]["embed"]
+    assert report["failed"] == 0
+    assert embed["texts_embedded"] == 2 * report["requests"] > 0
+    assert embed["documents_reranked"] == 3 * report["requests"]
+    assert "texts embedded" in alto(*args).output
+    assert "texts embedded" not in alto("simulate", f"{APP}:check", "q", "--duration", "3").output
+
+
 def test_ctrl_c_ends_a_run_cleanly(tmp_path: Path) -> None:
     run = subprocess.Popen(
         [sys.executable, "-m", "alto", "run", f"{APP}:endless", "1"],

@@ -107,7 +107,8 @@ def simulate(
     """Put load on PIPELINE (module:object) on virtual time: how many GPUs does it need?
 
     LM stages are answered with made-up text of their return type at the speed of a measured GPU
-    profile; everything else is your code. Engines that the configuration simulates stay so. Without
+    profile, and so are calls of configured engines from inside stages, with made-up vectors and
+    scores; everything else is your code. Engines that the configuration simulates stay so. Without
     arguments the inputs are made up, too. The exit code is 1 if every request failed.
 
     \b
@@ -159,6 +160,8 @@ def _summary(target: Pipeline[Any, Any], report: Report) -> dict[str, Any]:
                 "prompt_tokens": engine.prompt_tokens,
                 "generation_tokens": engine.generation_tokens,
                 "preemptions": engine.preemptions,
+                "texts_embedded": engine.embedded,
+                "documents_reranked": engine.reranked,
                 "busy": engine.busy_seconds / (engine.replicas * report.end)
                 if engine.replicas
                 else 0,
@@ -177,21 +180,26 @@ def _simulated(
     policy: str,
     seed: int,
 ) -> Config:
-    from dataclasses import replace
+    from dataclasses import fields, replace
 
+    from ..engines.batch_options import BatchOptions
     from ..engines.sim_settings import ServerSettings
     from ..engines.simulated import Simulated
 
-    engines: dict[str, Any] = {
-        name: spec for name, spec in config.engines.items() if isinstance(spec, ServerSettings)
-    }
+    engines: dict[str, Any] = dict(config.engines)
     for use in target.graph.uses:
         if isinstance(use.stage, LM):
             for name in config.engines_of(use.stage):
-                if name not in engines:
-                    engines[name] = Simulated(
-                        profile=profile, replicas=replicas, policy=policy, seed=seed
-                    )
+                engines.setdefault(name, None)
+    for name, spec in engines.items():
+        if isinstance(spec, ServerSettings):
+            continue
+        batches = {}
+        if isinstance(spec, BatchOptions):
+            batches = {each.name: getattr(spec, each.name) for each in fields(BatchOptions)}
+        engines[name] = Simulated(
+            profile=profile, replicas=replicas, policy=policy, seed=seed, **batches
+        )
     return replace(config, engines=engines, seed=seed)
 
 
@@ -262,7 +270,7 @@ def _table(summary: dict[str, Any]) -> str:
         lines.append(
             f"engine {name:<6}{engine['busy']:.0%} busy, {engine['prefix_hit_rate']:.0%} of prompt "
             f"tokens cached, {engine['generation_tokens']:,} tokens written, "
-            f"{engine['preemptions']} preemptions"
+            f"{engine['preemptions']} preemptions" + _numbers(engine)
         )
     return "\n".join(lines)
 
@@ -272,6 +280,16 @@ def _times_of(times: dict[str, float]) -> str:
         f"{name} {value:.3f} s" if math.isfinite(value) else f"{name} -"
         for name, value in times.items()
     )
+
+
+def _numbers(engine: dict[str, Any]) -> str:
+    """What an engine did beside writing."""
+    told = ""
+    if engine["texts_embedded"]:
+        told += f", {engine['texts_embedded']:,} texts embedded"
+    if engine["documents_reranked"]:
+        told += f", {engine['documents_reranked']:,} documents reranked"
+    return told
 
 
 class _Progress:
@@ -323,6 +341,13 @@ class _Progress:
 )
 @click.option("--model", default="sim", show_default=True, help="The model's name in /v1/models.")
 @click.option(
+    "--dimensions",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="The length of vectors.",
+)
+@click.option(
     "--answers",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Recorded answers (JSON lines).",
@@ -335,11 +360,13 @@ def sim_engine(
     host: str,
     port: int,
     model: str,
+    dimensions: int,
     answers: Path | None,
     seed: int,
     list_profiles: bool,
 ) -> None:
     """Serve a simulated LM: OpenAI-compatible, with a real GPU's timing and vLLM's metrics.
+    Embeddings and reranking are served too.
 
     \b
     alto sim-engine --port 8001
@@ -353,7 +380,12 @@ def sim_engine(
     if list_profiles:
         click.echo("\n".join(profiles()))
         return
-    settings: dict[str, Any] = {"profile": profile, "replicas": replicas, "seed": seed}
+    settings: dict[str, Any] = {
+        "profile": profile,
+        "replicas": replicas,
+        "seed": seed,
+        "dimensions": dimensions,
+    }
     spec: ServerSettings
     spec = Recorded(path=answers, **settings) if answers is not None else Simulated(**settings)
     serve(spec, host, port, model)
