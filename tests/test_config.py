@@ -108,7 +108,7 @@ def test_nothing_at_all_is_an_empty_configuration(
         ("[engines.e]\nurl='http://h'\nmodel='m'\nembed_bach=9\n", "unknown key 'embed_bach'. Did you mean 'embed_batch'?"),
         ("[engines.e]\nurl='http://h'\nmodel='m'\nembed_batch=0\n", "[engines.e]: OpenAI(embed_batch=0): expected a whole"),
         ("[engines.e]\nkind='simulated'\nembed_max_wait='soon'\n", "[engines.e]: Simulated: embed_max_wait is 'soon', expected"),
-        ("[engines.e]\nkind='simulated'\ndimensions=0\n", "[engines.e]: Simulated(dimensions=0): expected at least 1"),
+        ("[engines.e]\nkind='simulated'\ndimensions=0\n", "[engines.e]: Simulated(dimensions=0): expected"),
         ("[engines.e]\nkind='simulated'\nembed='f'\n", "[engines.e]: unknown key 'embed'"),
         ("[engines]\nchat = 3\n", "[engines.chat] is 3, expected a table"),
         ("[stages.search]\ninstanses = 2\n", "[stages.search]: unknown key 'instanses'. Did you mean 'instances'?"),
