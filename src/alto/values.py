@@ -28,6 +28,9 @@ SIZE_DEPTH_MAX = 8
 """How deep `size_of` looks; what lies deeper counts as one word."""
 
 _PLAIN: tuple[Any, ...] = (int, float, bytes, dict, list, tuple, set, frozenset)
+_TEXTS = (str, bytes, bytearray)
+_NUMBERS = (int, float)
+_COLLECTIONS = (list, tuple, set, frozenset)
 _WORD = 8
 _REFUSALS = (TypeError, ValueError, RecursionError, OverflowError, msgspec.MsgspecError)
 _read = msgspec.json.Decoder().decode
@@ -113,13 +116,17 @@ def _pickled(value: Any) -> bytes:
 
 def _size(value: Any, depth: int, visits: list[int]) -> int:
     visits[0] -= 1
-    if isinstance(value, str | bytes | bytearray):
+    kind = type(value)
+    if kind is str:
         return len(value)
-    if value is None or isinstance(value, int | float):
-        return _WORD
-    held = getattr(value, "nbytes", None)
-    if isinstance(held, int):
-        return held
+    if kind is not list and kind is not tuple and kind is not dict:  # what is none of the above
+        if isinstance(value, _TEXTS):
+            return len(value)
+        if value is None or isinstance(value, _NUMBERS):
+            return _WORD
+        held = getattr(value, "nbytes", None)
+        if isinstance(held, int):
+            return held
     children = _children(value)
     count = len(children)
     if not count or not depth:
@@ -136,10 +143,10 @@ def _size(value: Any, depth: int, visits: list[int]) -> int:
 
 def _children(value: Any) -> Collection[Any]:
     """What the value holds; keys of a dict are left out."""
+    if isinstance(value, _COLLECTIONS):
+        return value
     if isinstance(value, Mapping):
         return value.values()
-    if isinstance(value, list | tuple | set | frozenset):
-        return value
     fields: tuple[str, ...] | None = getattr(type(value), "__struct_fields__", None)
     if fields is not None:
         return [getattr(value, field) for field in fields]

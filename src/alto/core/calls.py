@@ -181,3 +181,40 @@ class Call:
     prompt_ids: Sequence[int] = ()
     ahead: object | None = None
     prewarm: bool = False
+
+    def asked(
+        self,
+        messages: list[Message],
+        arguments: Mapping[str, Any],
+        path: tuple[int, ...],
+        request: str,
+        attempt: int,
+        deadline: float | None,
+    ) -> Call:
+        """The same call for another item: all that a stage's calls have in common is copied. That
+        takes a tenth of the time of making one by its twenty names."""
+        call = _new_call(Call)
+        call.messages = messages
+        call.stage = self.stage
+        call.arguments = arguments
+        call.path = path
+        call.request = request
+        call.attempt = attempt
+        call.max_tokens = self.max_tokens
+        call.temperature = self.temperature
+        call.stop = self.stop
+        call.seed = self.seed
+        call.tools = self.tools
+        call.schema = self.schema
+        call.schema_name = self.schema_name
+        call.returns = self.returns
+        call.extra = self.extra
+        call.deadline = deadline
+        call.model = self.model
+        call.boundaries = self.boundaries
+        call.ahead = self.ahead
+        call.prewarm = self.prewarm
+        return call
+
+
+_new_call = object.__new__

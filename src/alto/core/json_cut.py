@@ -87,6 +87,7 @@ class JsonItems:
         "_mark",
         "_name",
         "_open",
+        "_quiet",
         "_read",
         "_stack",
         "_starts",
@@ -145,24 +146,23 @@ class JsonItems:
         """There was JSON, for certain."""
         self._list_closed = False
         """The last JSON that ended was a whole array: no item is missing if the text breaks off."""
+        self._quiet = False
+        """The next piece is more of a string in an item, if it has no quote and no backslash."""
         self._unread = OpenText()
         """The text as long as no JSON was seen, for the error."""
 
     def feed(self, text: str) -> list[JsonText]:
         if self.error is not None:
             return []
-        if (
-            self._state is JsonItems._in_string
-            and self._capturing
-            and self.seen
-            and not self._escaped
-            and self._open.chars < OPEN_CHARS_MAX - len(text)
-            and _IN_STRING.search(text) is None
-        ):
+        if self._quiet and '"' not in text and "\\" not in text:
             # Nearly every piece of nearly every item: more of a string.
-            self._open.add(text)
-            self._read += len(text)
-            return []
+            held = self._open
+            size = len(text)
+            if held.chars + size <= OPEN_CHARS_MAX:
+                held.pieces.append(text)
+                held.chars += size
+                self._read += size
+                return []
         items: list[JsonText] = []
         self._items = items
         self._mark = at = 0
@@ -179,6 +179,13 @@ class JsonItems:
         for held in (self._open, self._unread):
             if held.chars > OPEN_CHARS_MAX and self.error is None:
                 self.error = too_long("JSON", held.take(), OPEN_CHARS_MAX)
+        self._quiet = (
+            self._state is JsonItems._in_string
+            and self._capturing
+            and self.seen
+            and not self._escaped
+            and self.error is None
+        )
         return items
 
     def finish(self, truncated: bool = False) -> list[JsonText]:

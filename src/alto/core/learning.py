@@ -30,14 +30,23 @@ class Line:
     yet about how its speed changes with load.
     """
 
-    __slots__ = ("_points", "_prior", "_s", "_sx", "_sxx", "_sxy", "_sy", "intercept", "slope")
+    __slots__ = ("_prior", "_s", "_sx", "_sxx", "_sxy", "_sy", "intercept", "slope")
 
     def __init__(self, intercept: float, slope: float, points: tuple[float, float]) -> None:
+        """`points` are two values of x at which the prior counts as an observation."""
         self.intercept = intercept
         self.slope = slope
-        self._prior = (intercept, slope)
-        self._points = points
-        """Two values of x at which the prior counts as an observation."""
+        first, second = points
+        self._prior = (  # all of it that does not change
+            intercept,
+            slope,
+            first,
+            second,
+            intercept + slope * first,
+            intercept + slope * second,
+            _PRIOR * (first + second),
+            _PRIOR * (first * first + second * second),
+        )
         self._s = self._sx = self._sy = self._sxx = self._sxy = 0.0
 
     def at(self, x: float) -> float:
@@ -46,25 +55,22 @@ class Line:
 
     def observe(self, x: float, y: float, weight: float = 1.0) -> None:
         """Learn one measured point."""
-        self._s = self._s * _FADE + weight
-        self._sx = self._sx * _FADE + weight * x
-        self._sy = self._sy * _FADE + weight * y
-        self._sxx = self._sxx * _FADE + weight * x * x
-        self._sxy = self._sxy * _FADE + weight * x * y
-        self._fit()
-
-    def _fit(self) -> None:
-        base, rise = self._prior
-        first, second = self._points
-        seen = self._s * base + self._sx * rise
+        self._s = s = self._s * _FADE + weight
+        self._sx = sx = self._sx * _FADE + weight * x
+        self._sy = sy = self._sy * _FADE + weight * y
+        self._sxx = sxx = self._sxx * _FADE + weight * x * x
+        self._sxy = sxy = self._sxy * _FADE + weight * x * y
+        base, rise, first, second, at_first, at_second, prior_x, prior_xx = self._prior
+        seen = s * base + sx * rise
         # A pinch of the prior keeps the scale positive when all measured times are zero.
-        scale = (self._sy + 0.01 * base + 1e-9) / (seen + 0.01 * base + 1e-9)
-        y_first, y_second = (scale * (base + rise * x) for x in self._points)
-        s = self._s + _PRIOR * 2.0
-        sx = self._sx + _PRIOR * (first + second)
-        sy = self._sy + _PRIOR * (y_first + y_second)
-        sxx = self._sxx + _PRIOR * (first * first + second * second)
-        sxy = self._sxy + _PRIOR * (first * y_first + second * y_second)
+        pinch = 0.01 * base
+        scale = (sy + pinch + 1e-9) / (seen + pinch + 1e-9)
+        y_first, y_second = scale * at_first, scale * at_second
+        s += _PRIOR * 2.0
+        sx += prior_x
+        sy += _PRIOR * (y_first + y_second)
+        sxx += prior_xx
+        sxy += _PRIOR * (first * y_first + second * y_second)
         slope = (s * sxy - sx * sy) / (s * sxx - sx * sx)
         intercept = (sy - slope * sx) / s
         if slope < 0:

@@ -166,6 +166,8 @@ class CallPool:
     def wake_at(self) -> float | None:
         """When time alone changes something next. None: only an event can."""
         silent_at = self.peers.silent_at
+        if not (self.waiting or self._paused or self._hedges or self._ahead.pending):
+            return silent_at
         times: list[float] = [] if silent_at is None else [silent_at]
         if self._paused:
             times.append(self._paused[0][0])

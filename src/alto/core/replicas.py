@@ -243,16 +243,17 @@ class ReplicaState:
         """It, as a policy sees it."""
         running = self.sequences + self.others + self.peers.sequences
         cached = matched_bytes(self.prefix.match(blocks)) if blocks else 0
+        speed, slowness, prefix = self.speed, self.slowness.value, self.prefix
         return Candidate(
             self.replica,
             self.name,
             round(running),
             self.prefill_tokens + self.peers.prefill_tokens,
             cached * tokens_per_byte,
-            (self.prefix.bytes_max - self.prefix.size) * tokens_per_byte,
-            self.prefill_s,
-            self.step_s(running + 1),
-            self.speed.step.slope * self.slowness.value,
+            (prefix.bytes_max - prefix.size) * tokens_per_byte,
+            speed.first.slope * slowness,
+            speed.step.at(running + 1) * slowness,
+            speed.step.slope * slowness,
             # Of the others nothing is known, so they count in full.
             self.weight + self.peers.weight + self.others,
         )
@@ -443,6 +444,8 @@ class ReplicaState:
 
 def forgive(replicas: Sequence[ReplicaState], candidates: Sequence[Candidate], now: float) -> None:
     """Let replicas that have long been idle look less slow, up to the best of the others."""
+    if now - min([replica._changed_at for replica in replicas]) <= STALE_S:
+        return  # nearly always
     for replica, candidate in zip(replicas, candidates, strict=True):
         if not replica.sequences and (trust := replica.trust(now)) < 1.0:
             step_s = min(one.step_s for one in candidates)

@@ -127,7 +127,11 @@ def least(
     """
     if len(candidates) == 1:
         return 0
-    costs = [cost(candidate) for candidate in candidates]
+    return cheapest([cost(candidate) for candidate in candidates], random, slack=slack)
+
+
+def cheapest(costs: Sequence[float], random: Random, *, slack: float = 0.0) -> int:
+    """The index of the lowest cost; one by lot among those at most `slack` above it."""
     limit = min(costs) + slack
     ties = [index for index, value in enumerate(costs) if value <= limit]
     return ties[0] if len(ties) == 1 else ties[int(random.random() * len(ties))]

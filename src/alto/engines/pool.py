@@ -14,7 +14,6 @@ Always true:
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -99,7 +98,7 @@ class _Reader:
         """A try has begun and not broken; there is never a second."""
         self.replica = ReplicaId(0)
         """Where that try, or the one that may begin next, is."""
-        self.sends: deque[ReplicaId] = deque()
+        self.sends: list[ReplicaId] = []
         """Where to go, not yet gone to."""
         self.error: AltoError | None = None
         """Why there will be no (more) answer."""
@@ -321,7 +320,7 @@ class Pool(Encodes):
             if reader.error is not None:
                 raise reader.error
             if reader.sends:
-                return reader.sends.popleft()
+                return reader.sends.pop(0)
             reader.waiter = asyncio.get_running_loop().create_future()
             await reader.waiter
 
@@ -362,12 +361,12 @@ class Pool(Encodes):
         The core asks to `Drop` the losers of a race; here they are closed when it is decided.
         """
         legs: list[asyncio.Task[_Opened | None]] = []
-        reader.sends.appendleft(replica)
+        reader.sends.insert(0, replica)
         winner: _Opened | None = None
         try:
             while winner is None and (legs or reader.sends):
                 while reader.sends:
-                    leg = self._leg(reader, reader.sends.popleft())
+                    leg = self._leg(reader, reader.sends.pop(0))
                     legs.append(asyncio.create_task(leg))
                 reader.waiter = asyncio.get_running_loop().create_future()
                 news: set[asyncio.Future[Any]] = {*legs, reader.waiter}

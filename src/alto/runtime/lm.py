@@ -123,14 +123,19 @@ def _call(
     arguments: dict[str, Any],
     messages: list[Message],
 ) -> Call:
+    if unit.template is None:
+        unit.template = _template(run, unit, stage)
+    return unit.template.asked(
+        messages, arguments, invocation.path, run.id, invocation.attempt, run.deadline
+    )
+
+
+def _template(run: Run, unit: Unit, stage: LM[Any, Any]) -> Call:
+    """What all calls of a stage have in common."""
     reader = run.runtime.reader(stage)
     return Call(
-        messages=messages,
+        messages=[],
         stage=stage.name,
-        arguments=arguments,
-        path=invocation.path,
-        request=run.id,
-        attempt=invocation.attempt,
         max_tokens=unit.max_tokens,
         temperature=unit.temperature,
         stop=stage.stop,
@@ -139,7 +144,6 @@ def _call(
         schema_name=stage.name if reader.schema is not None else "",
         returns=stage.returns,
         extra=stage.extra,
-        deadline=run.deadline,
         model=unit.model,
         boundaries=run.runtime.boundaries(stage),
     )
@@ -216,7 +220,7 @@ class _Reading:
         self.failed: Exception | None = None
         self.pieces: list[str] = []
         self.finish_reason: str | None = None
-        self.cutter: Cutter[Any] = reader.new()
+        self.cutter: Cutter[Any]
         self.think: ThinkSplitter | None = None
         self.recut = (
             Recut(_earlier(invocation))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..annotations import stream_element
 from ..config import StageConfig
+from ..core.calls import Call
 from ..core.execution import Invocation
 from ..errors import StageError
 from ..stages import LM, Stage
@@ -69,6 +70,8 @@ class Unit:
             self.is_lm and not self.is_generator and not self.reads_streams and not self.positional
         )
         """An LM stage whose prompt comes from just calling its function."""
+        self.template: Call | None = None
+        """Of an LM stage: what its calls have in common, once there was one."""
         self.batches: dict[Any, Batch] = {}
         self.plain = (
             self.is_async

@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from ..scheduling import Candidate, Facts, Finished, Placed, least
+from ..scheduling import Candidate, Facts, Finished, Placed, cheapest
 
 TIE_S = 0.002
 
@@ -39,14 +39,15 @@ TIE_S = 0.002
 def cost(candidate: Candidate, facts: Facts) -> float:
     """Seconds that the call needs at this replica, and takes from others there, each as far as a
     request waits for it."""
+    prefill_s, weight, output_tokens = candidate.prefill_s, candidate.weight, facts.output_tokens
     uncached = facts.prompt_tokens - candidate.cached_tokens
-    reading = candidate.prefill_s * uncached
-    waiting = candidate.prefill_s * candidate.prefill_tokens
-    writing = facts.output_tokens * candidate.step_s
-    harm = candidate.weight * (reading + facts.output_tokens * candidate.step_rise_s)
-    evicted = candidate.prefill_s * max(0.0, uncached - candidate.free_tokens)
-    own = facts.weight * (waiting + reading + writing)
-    return own + harm + (candidate.weight + facts.weight) * evicted
+    reading = prefill_s * uncached
+    waiting = prefill_s * candidate.prefill_tokens
+    writing = output_tokens * candidate.step_s
+    harm = weight * (reading + output_tokens * candidate.step_rise_s)
+    total = facts.weight * (waiting + reading + writing) + harm
+    evicted = uncached - candidate.free_tokens
+    return total if evicted <= 0.0 else total + (weight + facts.weight) * (prefill_s * evicted)
 
 
 class PromptAware:
@@ -58,7 +59,9 @@ class PromptAware:
         self, candidates: Sequence[Candidate], facts: Facts, now: float, random: Random
     ) -> int:
         """The cheapest place, by lot among those that are nearly as cheap."""
-        return least(candidates, lambda one: cost(one, facts), random, slack=TIE_S)
+        if len(candidates) == 1:
+            return 0
+        return cheapest([cost(one, facts) for one in candidates], random, slack=TIE_S)
 
     def observe(self, seen: Placed | Finished) -> None:
         """Nothing to learn here: the pool measures speed and lengths for every policy."""
