@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from alto.core.calls import Call
+from alto.core.calls import Call, asked
 
 
 def test_a_call_asked_again_differs_in_what_is_asked_and_by_whom_only() -> None:
@@ -15,4 +15,4 @@ def test_a_call_asked_again_differs_in_what_is_asked_and_by_whom_only() -> None:
         name: object()
         for name in ("messages", "arguments", "path", "request", "attempt", "deadline")
     }
-    assert template.asked(**own) == Call(**{**told, **own})
+    assert asked(template, **own) == Call(**{**told, **own})

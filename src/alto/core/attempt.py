@@ -7,6 +7,7 @@ Always true:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ class Invocation:
         self.attempt = attempt
         self.failures = 0  # of this place's attempts, those that raised
         self.state = State.WAITING
-        self.feeds: list[Feed] = []
+        self.feeds: Sequence[Feed] = ()
         self.scope: Scope | None = None
         self.held: list[Any] | None = None  # given and kept back, if it is to be committed
         self.held_bytes = 0

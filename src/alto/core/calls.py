@@ -53,10 +53,12 @@ class Delta(str):
 
     `reasoning` is thinking text that came with it, kept apart from the answer; `tool_calls` are
     OpenAI tool-call fragments as they came; `finish_reason` ("stop", "length", "tool_calls", ...)
-    and `usage` stand on the last delta only.
+    and `usage` stand on the last delta only. A delta does not change once it is made.
     """
 
-    # Most deltas are text and nothing else: what they lack stands here, once for all of them.
+    # Most deltas are text and nothing else: what they lack stands here, once for all of them. One
+    # look at the class tells them from those that carry more.
+    __slots__ = ()
     reasoning: str = ""
     tool_calls: Sequence[Mapping[str, Any]] = ()
     finish_reason: str | None = None
@@ -70,15 +72,13 @@ class Delta(str):
         finish_reason: str | None = None,
         usage: Usage | None = None,
     ) -> Delta:
-        self = _new_text(cls, text)
-        if reasoning:
-            self.reasoning = reasoning
-        if tool_calls:
-            self.tool_calls = tool_calls
-        if finish_reason is not None:
-            self.finish_reason = finish_reason
-        if usage is not None:
-            self.usage = usage
+        if not (reasoning or tool_calls) and finish_reason is None and usage is None:
+            return _new_text(cls, text)
+        self = _new_text(_Told if cls is Delta else cls, text)
+        self.reasoning = reasoning
+        self.tool_calls = tool_calls
+        self.finish_reason = finish_reason
+        self.usage = usage
         return self
 
     @property
@@ -93,6 +93,10 @@ class TokenIds:
 
     prompt: Sequence[int]
     answer: Sequence[int]
+
+
+class _Told(Delta):
+    """A delta that carries more than text."""
 
 
 def is_message(given: Any) -> bool:
@@ -182,39 +186,41 @@ class Call:
     ahead: object | None = None
     prewarm: bool = False
 
-    def asked(
-        self,
-        messages: list[Message],
-        arguments: Mapping[str, Any],
-        path: tuple[int, ...],
-        request: str,
-        attempt: int,
-        deadline: float | None,
-    ) -> Call:
-        """The same call for another item: all that a stage's calls have in common is copied. That
-        takes a tenth of the time of making one by its twenty names."""
-        call = _new_call(Call)
-        call.messages = messages
-        call.stage = self.stage
-        call.arguments = arguments
-        call.path = path
-        call.request = request
-        call.attempt = attempt
-        call.max_tokens = self.max_tokens
-        call.temperature = self.temperature
-        call.stop = self.stop
-        call.seed = self.seed
-        call.tools = self.tools
-        call.schema = self.schema
-        call.schema_name = self.schema_name
-        call.returns = self.returns
-        call.extra = self.extra
-        call.deadline = deadline
-        call.model = self.model
-        call.boundaries = self.boundaries
-        call.ahead = self.ahead
-        call.prewarm = self.prewarm
-        return call
-
 
 _new_call = object.__new__
+
+
+def asked(
+    template: Call,
+    messages: list[Message],
+    arguments: Mapping[str, Any],
+    path: tuple[int, ...],
+    request: str,
+    attempt: int,
+    deadline: float | None,
+) -> Call:
+    """The same call for another item: all that a stage's calls have in common is copied. That takes
+    a tenth of the time of making one by its twenty names."""
+    call = _new_call(Call)
+    call.messages = messages
+    call.stage = template.stage
+    call.arguments = arguments
+    call.path = path
+    call.request = request
+    call.attempt = attempt
+    call.max_tokens = template.max_tokens
+    call.temperature = template.temperature
+    call.stop = template.stop
+    call.seed = template.seed
+    call.tools = template.tools
+    call.schema = template.schema
+    call.schema_name = template.schema_name
+    call.returns = template.returns
+    call.extra = template.extra
+    call.deadline = deadline
+    call.model = template.model
+    call.boundaries = template.boundaries
+    call.ahead = template.ahead
+    call.prewarm = template.prewarm
+    call.prompt_ids = template.prompt_ids
+    return call

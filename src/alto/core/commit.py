@@ -72,8 +72,8 @@ def _open_above(node: Node) -> Scope | None:
         if place.source is not None:
             scope = _open_above(place.source)
         else:
-            assert place.parent.scopes is not None
-            scope = place.parent.scopes.get(place.level.slot)
+            scopes = place.parent.scopes  # None: it is spent, so they have closed
+            scope = scopes.get(place.level.slot) if scopes else None
         if scope is not None and _is_open(scope):
             return scope
         place = place.parent

@@ -477,10 +477,11 @@ class Execution:
         self.awaiting.clear()
         self.committed_places.clear()
         root = self.root
+        pressure.close_node(root)
         root.vals = []
-        root.scopes = root.invocations = root.feeds = root.merged = None
+        root.merged = None
         for feed in self.outputs:
-            feed.cursor.nodes.clear()
+            feed.let_go()
             feed.given.clear()
 
 

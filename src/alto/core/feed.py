@@ -147,6 +147,17 @@ class Cursor:
             self.feed.execution.spend(node)
 
 
+def _over() -> Cursor:
+    cursor = Cursor.__new__(Cursor)
+    cursor.depth = -1
+    cursor.nodes, cursor.index, cursor.subs = [], [], None
+    return cursor
+
+
+_OVER = _over()
+"""A walk past its end, for any feed."""
+
+
 class Feed:
     """One reader of a flow, below `node`. `source` is the gathered argument or the output."""
 
@@ -189,6 +200,11 @@ class Feed:
         self.hungry = False
         self.ended = False
         self.lost = False
+
+    def let_go(self) -> None:
+        """Nobody reads or walks any more: what refers back to the feed is cut."""
+        self.invocation = None
+        self.cursor = _OVER
 
     def reset(self) -> None:
         """Start over from the first item."""

@@ -38,11 +38,12 @@ def start(
         commit.cancelled(execution, invocation)
         return
     if use.gathers:
+        feeds = invocation.feeds = []
         for gather in use.gathers:
             feed = feeding.feed_at(execution, gather, node)
             feed.invocation = invocation
             feed.lost = False
-            invocation.feeds.append(feed)
+            feeds.append(feed)
             if gather.mode is Mode.LIST and not feed.ended:
                 execution._moves.append(feed)
         if use.lists and not lists_complete(execution, invocation):

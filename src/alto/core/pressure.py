@@ -181,8 +181,7 @@ def spend(execution: Execution, node: Node) -> None:
             continue
         if parent is None:
             return
-        assert parent.scopes is not None
-        scope = parent.scopes.get(node.level.slot)
+        scope = parent.scopes.get(node.level.slot) if parent.scopes else None
         if scope is None or node.dead:
             return
         scope.live -= 1
@@ -193,6 +192,7 @@ def spend(execution: Execution, node: Node) -> None:
         else:
             assert isinstance(node.key, int)
             scope.children[node.key] = None
+            close_node(node)
         if scope.paused and scope.live <= scope.limit // 2:
             producer = scope.producer
             if producer is not None and not heavy(execution, scope):
@@ -203,6 +203,18 @@ def spend(execution: Execution, node: Node) -> None:
         if parent.open != 0:
             return
         node = parent
+
+
+def close_node(node: Node) -> None:
+    """Nothing happens at this node any more. What it holds refers back to it: unless that is cut
+    it stays until some garbage collection comes by, and makes that come by more often."""
+    if node.invocations:
+        for invocation in node.invocations.values():
+            invocation.scope = None
+    if node.feeds:
+        for feed in node.feeds.values():
+            feed.let_go()
+    node.invocations = node.scopes = node.feeds = None
 
 
 def scope_spent(execution: Execution, scope: Scope) -> bool:

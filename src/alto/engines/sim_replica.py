@@ -149,18 +149,17 @@ class SimReplica:
                 self._arm(loop)
             if not self._readers:
                 self._idle.set()
-        last = _delta(tokens, thinking, given, len(tokens))
-        last.finish_reason = script.finish_reason
         reasons = self.measures.finish_reasons
         reasons[script.finish_reason] = reasons.get(script.finish_reason, 0) + 1
-        last.usage = Usage(
+        usage = Usage(
             prompt_tokens=script.prompt_tokens,
             completion_tokens=len(tokens),
             cached_tokens=generation.cached_tokens,
             reasoning_tokens=min(thinking, len(tokens)),
             calls=1,
         )
-        yield last
+        rest = _delta(tokens, thinking, given, len(tokens))
+        yield Delta(rest, rest.reasoning, finish_reason=script.finish_reason, usage=usage)
 
     async def _encode(self, call: EncodeCall) -> Delta:
         """Read all the inputs of a call; the answer is there when the last of them is read."""

@@ -470,6 +470,7 @@ class Run:
                         raise
                 if invocation.feeds or self.on_stop or invocation.task is None:
                     self._left(invocation, task)
+                invocation.task = None  # whose context knows the invocation: a circle
                 if execution.actions or self.barrier:
                     self.pump()
                 if changed(context):

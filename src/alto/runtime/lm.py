@@ -12,7 +12,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..core.calls import Call, Delta, Message, Usage
+from ..core.calls import Call, Delta, Message, Usage, asked
 from ..core.cut import Cutter
 from ..core.execution import Invocation
 from ..core.scope import PENDING
@@ -125,9 +125,8 @@ def _call(
 ) -> Call:
     if unit.template is None:
         unit.template = _template(run, unit, stage)
-    return unit.template.asked(
-        messages, arguments, invocation.path, run.id, invocation.attempt, run.deadline
-    )
+    who = (invocation.path, run.id, invocation.attempt, run.deadline)
+    return asked(unit.template, messages, arguments, *who)
 
 
 def _template(run: Run, unit: Unit, stage: LM[Any, Any]) -> Call:
@@ -230,34 +229,33 @@ class _Reading:
 
     def begin(self) -> Take:
         """Start to read an answer of an engine, with what is returned."""
-        cutter = self.cutter = self.reader.new()
-        pieces = self.pieces = []
+        self.cutter = self.reader.new()
+        self.pieces = []
         self.think = None
         self.finish_reason = None
-        fans_out, feed = self.fans_out, cutter.feed
+        return self.take
 
-        def take(delta: Delta) -> bool | Awaitable[bool]:
-            """One piece. Nearly all are plain text: this runs once a token."""
-            if delta.finish_reason is not None or delta.reasoning or delta.usage is not None:
-                self._note(delta)
-            text: str = delta
-            if "<" in delta or self.think is not None:
-                text = self._without_thinking(delta.text)
-            if not text:
-                return True
-            pieces.append(text)
-            if not fans_out:
-                return True
-            try:
-                items = feed(text)
-                if items and not self._give(items):
-                    return self._wait(items)
-            except Exception as error:  # ours, not the engine's: it must not be tried elsewhere
-                self.failed = error
-                return False
-            return cutter.error is None
-
-        return take
+    def take(self, delta: Delta) -> bool | Awaitable[bool]:
+        """One piece. Nearly all are plain text: this runs once a token."""
+        text: str = delta
+        if delta.__class__ is not Delta:
+            self._note(delta)
+        if "<" in delta or self.think is not None:
+            text = self._without_thinking(delta.text)
+        if not text:
+            return True
+        self.pieces.append(text)
+        if not self.fans_out:
+            return True
+        cutter = self.cutter
+        try:
+            items = cutter.feed(text)
+            if items and not self._give(items):
+                return self._wait(items)
+        except Exception as error:  # ours, not the engine's: it must not be tried elsewhere
+            self.failed = error
+            return False
+        return cutter.error is None
 
     async def end(self) -> ParseError | None:
         """The answer is over. The error says why it cannot be read to its end."""

@@ -1,0 +1,71 @@
+"""What is over is free at once, not when some garbage collection comes by."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from leaks import on_virtual_time, watched
+
+from alto import pipeline, stage
+
+
+class Thing:
+    """An item whose end can be seen."""
+
+
+made: list[weakref.ref[Thing]] = []
+
+
+@stage
+async def things(count: int) -> AsyncIterator[Thing]:
+    for _ in range(count):
+        thing = Thing()
+        made.append(weakref.ref(thing))
+        yield thing
+        del thing
+
+
+@stage
+async def parts(thing: Thing) -> AsyncIterator[Thing]:
+    async for part in things.function(2):
+        yield part
+        del part
+
+
+@stage
+async def look(part: Thing) -> int:
+    return 1
+
+
+@stage
+async def total(looks: list[int]) -> int:
+    return sum(looks)
+
+
+@pipeline
+def looked(count: int) -> int:
+    return total(look(parts(things(count))))  # type: ignore[arg-type, return-value]
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
+def test_items_go_with_their_request() -> None:
+    async def main() -> None:
+        async with watched() as runtime:
+            made.clear()
+            assert await runtime.call(looked, 10) == 20
+            left = [ref for ref in made if ref() is not None]
+            assert len(made) == 30
+            assert not left, f"{len(left)} of 30 items are left for the garbage collector"
+
+    on_virtual_time(main)
