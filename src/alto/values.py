@@ -134,7 +134,11 @@ def _size(value: Any, depth: int, visits: list[int]) -> int:
     seen = 0
     size = 0
     for child in islice(children, max(visits[0], 1)):
-        size += _size(child, depth - 1, visits)
+        if type(child) is str:  # the usual kind, without a call
+            visits[0] -= 1
+            size += len(child)
+        else:
+            size += _size(child, depth - 1, visits)
         seen += 1
         if visits[0] <= 0:
             break

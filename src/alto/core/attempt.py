@@ -34,6 +34,8 @@ class State(Enum):
     CANCELLED = "cancelled"  # nobody wants its output; may be wanted again after a revision
     DEAD = "dead"  # its place is gone, or another attempt has taken it
 
+    __hash__ = object.__hash__  # an Enum hashes its name, in Python, each time
+
 
 ACTIVE = frozenset({State.WAITING, State.READY, State.RUNNING, State.BACKOFF, State.HELD})
 WORKING = frozenset({State.READY, State.RUNNING})

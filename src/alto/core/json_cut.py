@@ -176,9 +176,8 @@ class JsonItems:
         elif self._unread.chars:
             self._unread.take()
         self._read += end
-        for held in (self._open, self._unread):
-            if held.chars > OPEN_CHARS_MAX and self.error is None:
-                self.error = too_long("JSON", held.take(), OPEN_CHARS_MAX)
+        if self._open.chars > OPEN_CHARS_MAX or self._unread.chars > OPEN_CHARS_MAX:
+            self._too_long()
         self._quiet = (
             self._state is JsonItems._in_string
             and self._capturing
@@ -187,6 +186,11 @@ class JsonItems:
             and self.error is None
         )
         return items
+
+    def _too_long(self) -> None:
+        held = self._open if self._open.chars > OPEN_CHARS_MAX else self._unread
+        if self.error is None:
+            self.error = too_long("JSON", held.take(), OPEN_CHARS_MAX)
 
     def finish(self, truncated: bool = False) -> list[JsonText]:
         if self.error is not None:

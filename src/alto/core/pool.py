@@ -109,8 +109,7 @@ class CallPool:
         ]
         self._rate = rate
         self._rate_at: float | None = None
-        """When the limits per minute let the first of the queue go; None if it is not they that
-        hold it."""
+        """When the limits per minute let the first of the queue go, if it is they that hold it."""
         self._refusals = Refusals(name, self.replicas, self.limits, rate)
         self.waiting = 0
         """Calls in the queue or pausing before another try."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..core.attempt import ACTIVE, Invocation, State
+from ..core.graph import Use
 from .driver import Run
 
 NO_LIMIT = 1 << 60
@@ -25,7 +26,7 @@ class BarrierRun(Run):
         # a whole stage's output waits at a barrier: nothing may be paused for being ahead
         limits = self.execution.limits
         self.execution.limits = replace(limits, scope_items=NO_LIMIT, scope_bytes=NO_LIMIT)
-        self._live: dict[int, set[Invocation]] = {}
+        self._live: dict[int, list[Invocation]] = {}
         self._held: list[Invocation] = []
         self._passed: set[Invocation] = set()
 
@@ -33,7 +34,7 @@ class BarrierRun(Run):
         if invocation in self._passed:
             self._passed.discard(invocation)
             return False
-        self._live.setdefault(invocation.use.index, set()).add(invocation)
+        self._live.setdefault(invocation.use.index, []).append(invocation)
         self._held.append(invocation)
         if not self.execution.ready:
             self._open()
@@ -46,19 +47,25 @@ class BarrierRun(Run):
 
     def _open(self) -> None:
         """Let pass what waits for nothing any more."""
-        free = [invocation for invocation in self._held if self._complete(invocation)]
+        complete: dict[int, bool] = {}
+        for invocation in self._held:
+            use = invocation.use
+            if use.index not in complete:
+                complete[use.index] = self._complete(use)
+        free = [invocation for invocation in self._held if complete[invocation.use.index]]
         if not free:
             return
-        self._held = [i for i in self._held if i not in set(free) and i.state is State.READY]
         self._passed.update(free)
+        self._held = [i for i in self._held if i not in self._passed and i.state is State.READY]
         self.execution.ready.extend(free)
         self.schedule()
 
-    def _complete(self, invocation: Invocation) -> bool:
-        for index in invocation.use.upstream:
-            live = self._live.get(index)
+    def _complete(self, use: Use) -> bool:
+        """Whether everything is over that the input of this use comes from."""
+        for index in use.upstream:
+            live = self._live.get(index, [])
+            while live and live[-1].state not in ACTIVE:
+                live.pop()
             if live:
-                live = self._live[index] = {i for i in live if i.state in ACTIVE}
-                if live:
-                    return False
+                return False
         return True
