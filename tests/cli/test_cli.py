@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,24 @@ def test_ctrl_c_ends_a_run_cleanly(tmp_path: Path) -> None:
     _, errors = run.communicate(timeout=30)
     assert run.returncode == 130
     assert errors == "interrupted\n"
+
+
+def test_sim_engine_says_where_it_listens() -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "alto", "sim-engine", "--port", "0", "--model", "m"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+    with running:
+        assert running.stdout is not None
+        url = running.stdout.readline().split(": ")[1].split(",")[0]
+        try:
+            with urllib.request.urlopen(f"{url}/models", timeout=20) as answer:
+                assert json.load(answer)["data"][0]["id"] == "m"
+        finally:
+            running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=20) == 0
 
 
 def test_demo_lists_its_questions() -> None:

@@ -388,4 +388,8 @@ def sim_engine(
     }
     spec: ServerSettings
     spec = Recorded(path=answers, **settings) if answers is not None else Simulated(**settings)
-    serve(spec, host, port, model)
+
+    def announce(url: str) -> None:
+        click.echo(f"{profile}, simulated: {url}, model {model}. Ctrl-C ends it.")
+
+    serve(spec, host, port, model, announce=announce)

@@ -390,18 +390,25 @@ async def start(
 
 
 def serve(
-    spec: ServerSettings, host: str = "127.0.0.1", port: int = 8000, model_name: str = "sim"
+    spec: ServerSettings,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    model_name: str = "sim",
+    *,
+    announce: Callable[[str], object] = print,
 ) -> None:
-    """Serve until interrupted."""
+    """Serve until interrupted. `announce` is given the base URL once connections are taken."""
 
     async def main() -> None:
         sim = SimServer(spec, model_name)
         try:
-            await uvicorn.Server(_config(sim, "info")).serve([listener])
+            await uvicorn.Server(_config(sim, "warning")).serve([listener])
         finally:
             await sim.aclose()
 
     listener = _listen(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    announce(f"http://{shown}:{listener.getsockname()[1]}/v1")
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(main())
 
