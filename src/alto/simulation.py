@@ -20,7 +20,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from .config import Config
 from .core.calls import Usage
@@ -28,6 +28,7 @@ from .errors import AltoError, ConfigError
 from .orchestrators import Orchestrators
 from .pipeline import Pipeline
 from .runtime.embedded import Runtime
+from .runtime.threads import start_thread
 from .testing.loop import run as run_virtual
 
 __all__ = ["EngineReport", "Poisson", "Report", "RequestReport", "Trace", "simulate"]
@@ -39,6 +40,18 @@ class Arrivals(Protocol):
     def times(self) -> Iterator[float]: ...
 
 
+def _is_time(given: object) -> bool:
+    return _is_number(given) and math.isfinite(given)
+
+
+def _above_0(given: object) -> bool:
+    return _is_number(given) and given > 0
+
+
+def _is_number(given: object) -> TypeGuard[float]:
+    return isinstance(given, int | float) and not isinstance(given, bool)
+
+
 @dataclass(frozen=True, slots=True)
 class Poisson:
     """Independent arrivals, on average `rate` a second."""
@@ -47,7 +60,7 @@ class Poisson:
     seed: int = 0
 
     def times(self) -> Iterator[float]:
-        if not self.rate > 0:
+        if not _above_0(self.rate):
             raise ConfigError(f"Poisson: rate={self.rate!r}, expected requests per second above 0.")
         rng = random.Random(self.seed)
         now = 0.0
@@ -64,6 +77,11 @@ class Trace:
     speed: float = 1.0
 
     def times(self) -> Iterator[float]:
+        wrong = next((at for at in self.at if not _is_time(at)), None)
+        if wrong is not None:
+            raise ConfigError(f"Trace: at has {wrong!r}, expected times in seconds.")
+        if not _above_0(self.speed):
+            raise ConfigError(f"Trace: speed={self.speed!r}, expected a number above 0.")
         ordered = sorted(self.at)
         first = ordered[0] if ordered else 0.0
         for at in ordered:
@@ -170,7 +188,8 @@ def simulate(
     orchestrators: int = 1,
     exchange_s: float | None = 0.1,
 ) -> Report:
-    """Send requests for `duration` seconds of virtual time and wait until all are over.
+    """Send requests for `duration` seconds of virtual time and wait until all are over. Works where
+    an event loop is running, too (in a notebook).
 
     Args:
         inputs: the argument of each request, from the start again when they run out; a tuple is
@@ -185,21 +204,13 @@ def simulate(
         exchange_s: how often they do so, and how old it is when it arrives; None: never.
     """
     given = list(inputs)
-    if not given:
-        raise ConfigError(
-            f"simulate({pipeline.name}): inputs is empty; expected one argument or more."
-        )
-    if not duration > 0:
-        raise ConfigError(
-            f"simulate({pipeline.name}): duration={duration!r}, expected seconds above 0."
-        )
-    unknown = sorted(
-        set(durations or {}) - {use.stage.name for use in pipeline.graph.uses if use.stage}
-    )
-    if unknown:
-        raise ConfigError(
-            f"simulate({pipeline.name}): durations names {unknown}, which are no stages of it."
-        )
+    wrong = _mistake(pipeline, given, arrivals, duration, durations or {}, timeout)
+    if wrong is not None:
+        raise ConfigError(f"simulate({pipeline.name}): {wrong}")
+    Runtime(config).check(pipeline)
+    for each in given:
+        args, kwargs = _arguments(each)
+        pipeline.bind(args, kwargs)
     if orchestrators < 1 or (exchange_s is not None and not exchange_s > 0):
         raise ConfigError(
             f"simulate({pipeline.name}): orchestrators={orchestrators!r}, "
@@ -216,7 +227,47 @@ def simulate(
         orchestrators,
         exchange_s,
     )
-    return run_virtual(load.run(arrivals, duration))
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return run_virtual(load.run(arrivals, duration))
+    # In a notebook: then in a thread with a loop of its own.
+    running = start_thread("simulate", lambda: run_virtual(load.run(arrivals, duration)))
+    report: Report = running.result()
+    return report
+
+
+def _mistake(
+    pipeline: Pipeline[Any, Any],
+    inputs: list[Any],
+    arrivals: Any,
+    duration: float,
+    durations: Mapping[str, float],
+    timeout: float | None,
+) -> str | None:
+    """What is wrong with a simulation as it was asked for."""
+    if not inputs:
+        return "inputs is empty; expected one argument or more."
+    if not callable(getattr(arrivals, "times", None)):
+        return f"arrivals={arrivals!r}, expected Poisson(...), Trace(...) or what has times()."
+    if not _above_0(duration):
+        return f"duration={duration!r}, expected seconds above 0."
+    if timeout is not None and not _above_0(timeout):
+        return f"timeout={timeout!r}, expected seconds above 0."
+    unknown = sorted(set(durations) - {use.stage.name for use in pipeline.graph.uses if use.stage})
+    if unknown:
+        return f"durations names {unknown}, which are no stages of it."
+    for stage, seconds in durations.items():
+        if not _is_time(seconds) or seconds < 0:
+            return f"durations has {seconds!r} for {stage}, expected seconds, 0 or more."
+    return None
+
+
+def _arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """An input as the arguments of a request."""
+    if isinstance(given, dict):
+        return (), given
+    return (given if isinstance(given, tuple) else (given,)), {}
 
 
 class _Load:
@@ -271,8 +322,7 @@ class _Load:
 
     async def _one(self, runtime: Runtime, given: Any, report: RequestReport, start: float) -> None:
         loop = asyncio.get_running_loop()
-        args = given if isinstance(given, tuple) else () if isinstance(given, dict) else (given,)
-        kwargs = given if isinstance(given, dict) else {}
+        args, kwargs = _arguments(given)
         request = runtime.start(self.pipeline, *args, timeout=self.timeout, **kwargs)
         try:
             async for event in request.events():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -151,12 +153,32 @@ def test_inputs_are_taken_in_turn_as_one_several_or_named_arguments() -> None:
         ({"duration": 0}, "duration=0, expected seconds above 0"),
         ({"durations": {"lookup": 1}}, r"durations names \['lookup'\], which are no stages of it"),
         ({"arrivals": Poisson(0)}, "rate=0, expected requests per second above 0"),
+        ({"arrivals": Trace(["a"])}, "Trace: at has 'a', expected times in seconds"),
+        ({"arrivals": Trace([0.0], speed=0)}, "Trace: speed=0, expected a number above 0"),
+        ({"arrivals": 3}, r"arrivals=3, expected Poisson\(...\), Trace\(...\) or what has times"),
+        ({"duration": "x"}, "duration='x', expected seconds above 0"),
+        ({"durations": {"look_up": -1}}, "durations has -1 for look_up, expected seconds, 0 or mo"),
+        ({"timeout": -1}, "timeout=-1, expected seconds above 0"),
+        ({"config": alto.Config()}, "engine 'chat' is not configured"),
+        ({"inputs": [("x", "y", "z")]}, "the call does not fit"),
     ],
 )
-def test_a_mistake_is_named(change: dict[str, Any], message: str) -> None:
+def test_a_mistake_is_named(
+    change: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
     given = {"inputs": ["x"], "arrivals": Poisson(1), "duration": 1.0, "config": config(), **change}
-    with pytest.raises(alto.ConfigError, match=message):
+    with pytest.raises((alto.ConfigError, alto.GraphError), match=message):
         simulate(digest, **given)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+def test_it_runs_where_a_loop_is_running() -> None:
+    async def cell() -> float:
+        report = simulate(digest, ["tea"], arrivals=Trace([0.0]), duration=1.0, config=config())
+        return report.latency(50)
+
+    assert asyncio.run(cell()) > 0
 
 
 def test_poisson_arrivals_have_the_rate_and_the_seed() -> None:
