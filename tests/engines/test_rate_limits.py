@@ -100,6 +100,35 @@ def test_an_answer_says_what_is_left() -> None:
     run(main())
 
 
+@alto.lm(engine=["hosted", "own"])
+def answer(question: str) -> str:
+    return question
+
+
+@alto.pipeline
+def asking(question: str):  # type: ignore[no-untyped-def]
+    return answer(question)
+
+
+def test_a_quota_that_is_used_up_sends_a_stage_to_its_next_engine() -> None:
+    async def quota(connection: Connection) -> None:
+        while await connection.request():
+            await connection.json(429, {"error": {"message": "no"}}, ["retry-after: 3600"])
+
+    async def main() -> None:
+        async with serving(quota) as server:
+            engines = {
+                "hosted": OpenAI(url=server.url, model="m"),
+                "own": Simulated(respond=lambda call: "here", speed=1000.0),
+            }
+            async with alto.Runtime(alto.Config(engines=engines)) as runtime:
+                for _ in range(3):
+                    assert await runtime.call(asking, "Where?") == "here"
+            assert len(server.requests) == 1
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     ("headers", "told"),
     [

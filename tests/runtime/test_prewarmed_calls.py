@@ -45,13 +45,13 @@ def simulated(**options: Any) -> Simulated:
     return Simulated(respond=lambda call: "This is the answer.", **options)
 
 
-async def asked(engine: Any, *, prewarm: bool = True) -> tuple[float, alto.Usage]:
+async def asked(engine: Any, *, prewarm: bool = True, **more: Any) -> tuple[float, alto.Usage]:
     """Seconds until the answer is there, and what it cost."""
     config = alto.Config(engines={"chat": engine})
     loop = asyncio.get_running_loop()
     async with watched(config) as runtime:
         start = loop.time()
-        request = runtime.start(growing(prewarm), "Why?")
+        request = runtime.start(growing(prewarm), "Why?", **more)
         assert await request.result() == "This is the answer."
         live = runtime.engines["chat"]
         if isinstance(live, Pool):
@@ -71,6 +71,11 @@ def test_the_call_finds_in_the_cache_what_was_read_ahead_and_answers_sooner() ->
     # Each prewarm is the whole prompt so far, and a token.
     assert usage.prewarm_tokens > usage.prompt_tokens
     assert early < late - 0.05
+
+
+def test_in_a_request_with_a_token_budget_nothing_is_sent_ahead() -> None:
+    _, usage = on_virtual_time(lambda: asked(simulated(), token_budget=10_000))
+    assert usage.prewarm_tokens == 0
 
 
 @pytest.mark.parametrize(

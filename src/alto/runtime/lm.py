@@ -92,8 +92,9 @@ async def call_growing(
 
 
 def _ahead(run: Run, unit: Unit, stage: LM[Any, Any]) -> Ahead | None:
-    """What takes a prompt that grows, where the stage wants that and its engine can."""
-    if not stage.prewarm:
+    """What takes a prompt that grows, where the stage wants that and its engine can; not in a
+    request with a token budget, where nothing is sent twice."""
+    if not stage.prewarm or run.budget is not None:
         return None
     begin = getattr(run.runtime.engine(unit.engines[0], unit.name), "ahead", None)
     if begin is None:
