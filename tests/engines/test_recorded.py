@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from alto.core.calls import Call, Delta
+from alto.engines.protocol import VectorEngine
 from alto.engines.recorded import Recorded, Recorder
 from alto.engines.simulated import Answer, Simulated
 from alto.errors import ConfigError, EngineError
@@ -177,3 +178,23 @@ def test_what_another_engine_answers_can_be_recorded(tmp_path: Path, name: str) 
     assert [say(played, ask("verify", claim=claim)) for claim in claims] == texts
     with pytest.raises(EngineError, match="no recorded answer"):
         say(played, ask("verify", claim=Claim("Three.")))
+
+
+def test_numbers_pass_a_recorder_and_are_made_up_anew(tmp_path: Path) -> None:
+    path = tmp_path / "heard.jsonl"
+
+    async def main() -> None:
+        live = Simulated(embed=lambda text: [float(len(text))], embed_batch=2)
+        engine: Any = Recorder(live, path).open("chat")
+        assert isinstance(engine, VectorEngine)
+        assert await engine.embed(["a", "bb", "ccc"]) == [[1.0], [2.0], [3.0]]
+        assert [each.index for each in await engine.rerank("b", ["a", "b"], top_n=1)] == [1]
+        await engine.aclose()
+        with pytest.raises(EngineError):
+            await engine.embed("a")
+        assert not path.exists()
+        recorded = Recorded(entries=ENTRIES, dimensions=16).open("chat")
+        assert len(await recorded.embed("a")) == 16
+        await recorded.aclose()
+
+    run(main())

@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core.calls import Call, Delta
+from ..core.encode import EncodeCall
 from ..errors import ConfigError, EngineError
 from ..values import to_jsonable
+from .encodes import Encodes
 from .protocol import Engine, EngineSpec
 from .sim_replica import Answer, Respond
 from .sim_settings import ServerSettings
@@ -44,8 +46,8 @@ class Recorded(ServerSettings):
     """An engine that answers from a recording: the file at `path`, then `entries`.
 
     What is not recorded goes to `fallback(call)`; without one it is an `EngineError` that shows
-    what was looked up and the nearest that is there. The other settings are those of
-    `ServerSettings`.
+    what was looked up and the nearest that is there. Vectors and scores are not recorded: they are
+    made up, as `alto.Simulated` makes them. The other settings are those of `ServerSettings`.
     """
 
     path: str | Path | None = None
@@ -183,7 +185,7 @@ class Recorder:
     """An engine that writes down what another one answers, as a recording at `path`.
 
     Each whole answer is one more line, with the call's stage, its arguments and its prompt; one
-    that breaks off or is left by its reader is none.
+    that breaks off or is left by its reader is none. Vectors and scores pass unrecorded.
     """
 
     engine: EngineSpec
@@ -194,9 +196,11 @@ class Recorder:
         return _Listener(self.engine.open(name), Path(self.path))
 
 
-class _Listener:
+class _Listener(Encodes):
     def __init__(self, engine: Engine, path: Path) -> None:
         self.name = engine.name
+        if isinstance(engine, Encodes):
+            self.batch_options = engine.batch_options
         self._engine = engine
         self._path = path
 
@@ -206,13 +210,15 @@ class _Listener:
         try:
             async for delta in inner:
                 deltas.append(delta)
-                if delta.finish_reason is not None:  # before the reader can leave
+                ends = delta.finish_reason is not None
+                if ends and not isinstance(call, EncodeCall):  # before the reader can leave
                     self._write(call, deltas)
                 yield delta
         finally:
             await inner.aclose()
 
     async def aclose(self) -> None:
+        await self.close_batches()
         await self._engine.aclose()
 
     def _write(self, call: Call, deltas: Sequence[Delta]) -> None:
