@@ -64,7 +64,7 @@ from .pool_events import (
     Warmed,
     Woke,
 )
-from .prewarm import Prewarming
+from .prewarm import Prewarming, follow
 from .rate import Rate
 from .refusals import Refusals, is_busy
 from .replicas import Limits, ReplicaState, Speed, Try, forgive
@@ -376,8 +376,8 @@ class CallPool:
                     for one in self.replicas
                     if one in free or one.takes_warm(prompt.blocks, prompt.size, now)
                 ]
-            if flight.home is not None and not self.uses_prefix:
-                free = [one for one in free if one.replica == flight.home] or free
+            if flight.home is not None:
+                free = follow(flight.home, free)
             if flight.tried:
                 untried = [one for one in free if not flight.tried >> one.replica & 1]
                 free = untried or free

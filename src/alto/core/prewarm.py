@@ -2,17 +2,19 @@
 
 A prompt may become known in parts. An engine that reads those parts while the others are missing
 has them in its prefix cache when the call comes, and has only the rest to read before the first
-word. It reads nothing twice; it reads earlier. So a *prewarm*, a call for one token, is sent when
-that is for nothing but time which nobody needs:
+word. It reads nothing twice; it reads earlier. So a *prewarm*, a call for one token, is sent where
+the time is there:
 
 - no call waits in the pool, and the replica has no other prompt to read;
+- the calls that write there are waited for no more than this one (the sum of their weights is at
+  most its own): the reading holds them up for as long as it will save;
 - at least `prewarm_tokens_min` tokens have come that the replica does not know;
 - none is under way for this call, and the last was sent `prewarm_pause_s` ago or more.
 
-The first goes where the policy would send the call; the others of the same call follow it. When a
-call finds no replica with room, all prewarms under way are dropped to make it (what has been read
-by then stays in the caches). The call itself goes where its prompt is known: a policy that looks
-at caches sees that and weighs it, for any other the pool sends it there if there is room.
+The first goes where the policy would send the call; the others of the same call follow it, and so
+does the call, if there is room and the replica is not swamped. Else the policy chooses. When a call
+finds no replica with room, all prewarms under way are dropped to make it (what has been read by
+then stays in the caches).
 
 Always true:
     W1  a growing call has at most one prewarm under way, which ends with Warmed, or is dropped, or
@@ -30,7 +32,13 @@ from .flights import Growing, Requests
 from .learning import Texts
 from .pool_events import Drop, Grew, Warm, Warmed
 from .replicas import Limits, ReplicaState, Try
-from .scheduling import CallId, Facts
+from .scheduling import CallId, Facts, ReplicaId
+
+SWAMPED_RATIO = 1.5
+"""A call follows its prompt unless that replica has more than so many times the calls of the least
+busy one,"""
+SWAMPED_CALLS = 4
+"""and more than so many above it."""
 
 Choose = Callable[[Sequence[int], Facts, Sequence[ReplicaState], float], tuple[ReplicaState, float]]
 """Blocks, facts, replicas, now: which one, and how many tokens it has. May raise."""
@@ -130,10 +138,11 @@ class Prewarming:
             idle = [one for one in idle if one.replica == growing.home]
         else:
             idle = [one for one in idle if not growing.failed >> one.replica & 1]
+        facts = self._facts(told, now)
+        idle = [one for one in idle if one.weight + one.others <= facts.weight]
         if not idle:
             return []
         del self.pending[told.call]
-        facts = self._facts(told, now)
         try:
             replica, cached = self.choose(told.prompt.blocks, facts, idle, now)
         except Exception:
@@ -159,3 +168,13 @@ class Prewarming:
             now - self.requests.since(told.request, now),
             self.requests.weight(told.request, more=1),
         )
+
+
+def follow(home: ReplicaId, free: list[ReplicaState]) -> list[ReplicaState]:
+    """Of replicas with room, the one where a call's prompt was sent ahead, unless it is swamped."""
+    fewest = min(one.sequences + one.others for one in free)
+    limit = max(fewest * SWAMPED_RATIO, fewest + SWAMPED_CALLS)
+    for one in free:
+        if one.replica == home and one.sequences + one.others <= limit:
+            return [one]
+    return free
