@@ -125,6 +125,27 @@ def test_a_call_may_write_no_more_than_is_left() -> None:
     assert usage.total_tokens <= 60 + 10  # the prompt is estimated
 
 
+def test_calls_side_by_side_do_not_each_write_what_is_left() -> None:
+    @lm(engine="chat", on_error="drop")
+    def explain(word: str) -> str:
+        return f"Explain: {word}"
+
+    @pipeline
+    def explaining(text: str) -> Any:
+        return explain(split(text))
+
+    respond = {word: "and so on " * (20 + 90 * (at % 3)) for at, word in enumerate(WORDS.split())}
+    engine = alto.Simulated(respond=lambda call: respond[call.arguments["word"]])
+
+    async def main() -> alto.Usage:
+        async with alto.Runtime(alto.Config(engines={"chat": engine})) as runtime:
+            request = runtime.start(explaining, WORDS, token_budget=1000)
+            assert len(await request.result()) >= 4
+            return request.usage
+
+    assert 800 < run(main()).total_tokens < 1100
+
+
 def test_free_calls_count_and_a_stage_can_see_what_is_left() -> None:
     seen: list[int | None] = []
 

@@ -76,8 +76,9 @@ class Account:
         room = budget.left - self._prompt
         if room < 1:
             return False
-        if call.max_tokens is None or call.max_tokens > room:
-            self.call = replace(call, max_tokens=room)
+        most = room if call.max_tokens is None else min(call.max_tokens, room)
+        # An engine that may be silent up to a boundary could not be cut before it.
+        self.call = replace(call, max_tokens=most, boundaries=None)
         expected = budget.texts.expected_tokens(call.stage, self.call.max_tokens)
         self._writes = min(room, math.ceil(expected))
         budget.held += self._prompt + self._writes
