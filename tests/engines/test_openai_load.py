@@ -9,6 +9,7 @@ from hostile import DONE, HELLO, Connection, Script, serving, stop, text
 from openai_calls import ask, read, replica_of, run
 
 from alto.core.calls import Call
+from alto.core.pool_events import CacheFacts
 from alto.engines.engine_load import EngineLoad
 from alto.engines.openai import OpenAI
 
@@ -54,6 +55,41 @@ def test_the_load_is_told_while_a_call_is_under_way_and_forgotten_afterwards() -
             assert told[-1] == EngineLoad(0, 0)
         asked = [request.line for request in server.requests if request.line.startswith("GET")]
         assert asked[0] == "GET /metrics HTTP/1.1"
+
+    run(main())
+
+
+def test_a_llama_cpp_is_asked_once_how_many_slots_it_has() -> None:
+    async def main() -> None:
+        finish = asyncio.Event()
+        told: list[EngineLoad] = []
+
+        def tell(load: EngineLoad) -> None:
+            told.append(load)
+            if len(told) == 2:
+                finish.set()
+
+        async def script(connection: Connection) -> None:
+            while request := await connection.request():
+                if request.line.startswith("GET /props "):
+                    await connection.json(200, b'{"total_slots":3}')
+                elif request.line.startswith("GET"):
+                    await connection.json(200, b"llamacpp:requests_processing 1", kind="text/plain")
+                else:
+                    await connection.answer(text("Hel"), end=False)
+                    await finish.wait()
+                    await connection.send(b"%x\r\n%s\r\n" % (len(DONE), DONE), b"0\r\n\r\n")
+
+        async with (
+            serving(script) as server,
+            replica_of(server.url, metrics_interval=0.01) as replica,
+        ):
+            replica.tell_load(tell)
+            await read(replica)
+        assert [load.cache for load in told[:2]] == [CacheFacts(slots=3)] * 2
+        asked = [request.line for request in server.requests if request.line.startswith("GET")]
+        assert asked[:2] == ["GET /metrics HTTP/1.1", "GET /props HTTP/1.1"]
+        assert sum("/props" in line for line in asked) == 1
 
     run(main())
 

@@ -56,6 +56,8 @@ class Flight:
     home: ReplicaId | None = None
     """Where its prompt was sent ahead."""
     overtaken: int = 0
+    passed_at: float | None = None
+    """Since when it waits for a replica that knows its prompt though another would take it."""
 
 
 def flight_of(event: Submitted, growing: Growing | None, since: float, due: float) -> Flight:

@@ -180,7 +180,7 @@ class Peers:
             peer.read_tokens[told.name] = read
             for blocks in told.prompts[:BLOCKS_TOLD_MAX]:
                 if is_chain(blocks):
-                    replica.prefix.add(blocks)
+                    replica.cache.heard(blocks)
         return peer
 
     def _count(self, now: float) -> None:

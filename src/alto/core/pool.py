@@ -16,8 +16,7 @@ does what it is told (the actions), and comes back at `wake_at()` at the latest.
 
 As due times of new calls grow with the clock, no waiting call is overtaken for ever; among calls
 without deadlines it is the oldest request first, so requests nearly done get finished. One thing
-may change the order a little: of the first `LOOK_AHEAD` calls due within `OVERTAKE_S`, one whose
-prompt a free replica knows is taken before those that are at home elsewhere.
+may change the order a little: where replicas know prompts (`next_call.py`).
 
 *Where* is the policy's choice among replicas that have room (`replicas.py`).
 
@@ -31,7 +30,8 @@ Always true:
     C1  a call is waiting, or has one or two tries under way (two while it is hedged), or is gone
     C2  each try sent is ended by exactly one of Began's losers (`Drop`), Ended, Broke or Left
     C3  when no call is there, every replica's books are at zero
-    C4  after `handle` no call waits while a replica takes calls and the rate lets one go
+    C4  after `handle` no call waits while a replica takes calls and the rate lets one go,
+        unless it waits for a replica with slots that knows its prompt
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from typing import Any
 from ..errors import AltoError, EngineError
 from .flights import Flight, Requests, flight_of
 from .learning import Texts
+from .next_call import NextCall
 from .peers import Peers
 from .policies import resolve
 from .pool_events import (
@@ -66,14 +67,9 @@ from .pool_events import (
 )
 from .prewarm import Prewarming, follow
 from .rate import Rate
-from .refusals import Refusals, is_busy
+from .refusals import Refusals, is_busy, no_replicas
 from .replicas import Limits, ReplicaState, Speed, Try, forgive
 from .scheduling import CallId, Facts, Finished, Placed, Policy, ReplicaId, needs_prefix
-
-LOOK_AHEAD = 16
-"""Calls of the queue among which one may be chosen because a free replica knows its prompt."""
-OVERTAKE_S = 1.0
-"""And only those due within this time after the first."""
 
 
 class CallPool:
@@ -91,11 +87,7 @@ class CallPool:
         rate: Rate | None = None,
     ) -> None:
         if not replicas:
-            raise EngineError(
-                f"engine {name}: it has no replicas; give at least one",
-                engine=name,
-                retryable=False,
-            )
+            raise no_replicas(name)
         self.name = name
         self.limits = limits or Limits()
         self.policy = resolve(policy)
@@ -116,6 +108,7 @@ class CallPool:
         self.texts = Texts()
         self._random = random
         self._flights: dict[CallId, Flight] = {}
+        self._next = NextCall(self._flights, self.replicas)
         self.peers = Peers(self.replicas, self.limits, self._flights)
         self._requests = Requests(self.limits.requests_remembered_max)
         self._queue: list[tuple[float, int, CallId]] = []
@@ -185,6 +178,8 @@ class CallPool:
                 times.extend(at for at in ready if at is not None)
                 if self._rate_at is not None:
                     times.append(self._rate_at)
+                if self._next.until is not None:
+                    times.append(self._next.until)
         return min(times) if times else None
 
     def check(self) -> None:
@@ -202,10 +197,10 @@ class CallPool:
         assert counts == [replica.sequences for replica in self.replicas], counts
         for replica in self.replicas:
             assert replica.sequences or not replica.prefill_tokens, replica.name
-            replica.prefix.check()
+            replica.cache.index.check()
         queued = any(self._is_waiting(entry[2]) for entry in self._queue)
-        free = self._rate_at is None and any(one.takes(self._now) for one in self.replicas)
-        assert not (queued and free)
+        held = self._rate_at is not None or self._next.until is not None
+        assert not (queued and not held and any(one.takes(self._now) for one in self.replicas))
         assert self._flights or not self._hedged
         self._requests.check(len(self._flights))
 
@@ -255,8 +250,8 @@ class CallPool:
         self._drop_others(flight, sent, now)
         if usage is not None:
             texts.told(usage, flight.prompt.size, event.chars)
-            found = usage.cached_tokens / texts.tokens_per_byte.value
-            self.replicas[event.replica].corrected(sent, found)
+            per_byte = texts.tokens_per_byte.value
+            self.replicas[event.replica].cache.answered(sent.promised_bytes, usage, per_byte)
         if not flight.resumes:
             texts.wrote(flight.stage, tokens, now - sent.sent_at)
         began = now if sent.began_at is None else sent.began_at
@@ -307,7 +302,14 @@ class CallPool:
             self._forget(flight)
 
     def _reported(self, event: Reported, now: float) -> None:
-        self.replicas[event.replica].reported(event.running, event.waiting, now)
+        replica = self.replicas[event.replica]
+        replica.reported(event.running, event.waiting, now)
+        if event.cache is not None and replica.told(event.cache, self.texts.tokens_per_byte.value):
+            self._next.slotted = True
+            for flight in self._flights.values():
+                for sent in flight.tries:
+                    if sent.replica == event.replica:
+                        sent.slot = replica.cache.add(flight.prompt.blocks)
 
     def _allowed(self, event: Allowed, now: float) -> None:
         if self._rate is not None:
@@ -344,7 +346,7 @@ class CallPool:
     def _dispatch(self, now: float) -> None:
         """Send calls in their order, as long as a replica has room."""
         queue, rate = self._queue, self._rate
-        self._rate_at = None
+        self._rate_at = self._next.until = None
         while queue:
             flight = self._flights.get(queue[0][2])
             if flight is None or not flight.waiting:
@@ -365,8 +367,12 @@ class CallPool:
             if rate is not None and (at := rate.fits_at(self._cost(flight), now)) > now:
                 self._rate_at = at
                 return
-            if self.uses_prefix and len(queue) > 1 and rate is None:
-                flight = self._next(flight, free)
+            if self.uses_prefix and rate is None and (len(queue) > 1 or self._next.slotted):
+                per_byte = self.texts.tokens_per_byte.value
+                chosen = self._next.take(queue, flight, free, per_byte, now)
+                if chosen is None:
+                    return
+                flight = chosen
             else:
                 heappop(queue)
             if len(free) < len(self.replicas) and flight.prompt.blocks:
@@ -386,32 +392,6 @@ class CallPool:
     def _cost(self, flight: Flight) -> float:
         """The tokens to reserve for a call."""
         return self.texts.cost_max(flight.prompt.size, flight.stage, flight.max_tokens)
-
-    def _next(self, first: Flight, free: Sequence[ReplicaState]) -> Flight:
-        """Take the first call from the queue, or one close behind that a free replica knows.
-
-        With a queue there is a choice: the first call may be at home on a replica that is full.
-        Who is overtaken too often goes first, whatever is known.
-        """
-        queue, chosen = self._queue, first
-        passed: list[tuple[float, int, CallId]] = []
-        while queue and len(passed) < LOOK_AHEAD:
-            if queue[0][0] > first.due + OVERTAKE_S:
-                break
-            entry = heappop(queue)
-            flight = self._flights.get(entry[2])
-            if flight is None or not flight.waiting:
-                continue
-            blocks, size = flight.prompt.blocks, flight.prompt.size
-            if flight.overtaken >= LOOK_AHEAD or any(one.knows(blocks, size) for one in free):
-                chosen = flight
-                break
-            passed.append(entry)
-        for entry in passed:
-            if entry[2] != chosen.call:
-                self._flights[entry[2]].overtaken += chosen is not first
-                heappush(queue, entry)
-        return chosen
 
     def _send(self, flight: Flight, free: Sequence[ReplicaState], now: float) -> None:
         """Let the policy choose among replicas with room."""

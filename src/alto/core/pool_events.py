@@ -89,6 +89,20 @@ class Left:
     call: CallId
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheFacts:
+    """What an engine's own metrics say of its prefix cache. None: of that it says nothing."""
+
+    capacity_tokens: float | None = None
+    """What it can keep."""
+    slots: int | None = None
+    """It keeps one prompt in each of so many slots, and runs as many calls; see `slots.py`."""
+    asked_tokens: float | None = None
+    """Prompt tokens since the engine started, whoever sent them,"""
+    found_tokens: float | None = None
+    """and those of them that were in its cache. Given together."""
+
+
 @dataclass(slots=True)
 class Reported:
     """An engine's own metrics: calls in its batch and in its queue, whoever sent them."""
@@ -96,6 +110,7 @@ class Reported:
     replica: ReplicaId
     running: int
     waiting: int
+    cache: CacheFacts | None = None
 
 
 @dataclass(slots=True)

@@ -31,7 +31,8 @@ TOKENS_PER_BYTE = 0.25
 PART_BYTES = 3200
 """What a picture or a sound counts for, as it is no text: about 800 tokens."""
 
-_STEP_BYTES = 256
+STEP_BYTES = 256
+"""The first blocks of a prompt."""
 _BLOCKS_PER_STEP = 16
 _STEPS = 24
 
@@ -41,7 +42,7 @@ def _ends() -> Iterator[int]:
     end = 0
     for power in range(_STEPS):
         for _ in range(_BLOCKS_PER_STEP):
-            end += _STEP_BYTES << power
+            end += STEP_BYTES << power
             yield end
 
 
@@ -141,9 +142,10 @@ class PrefixIndex:
 
     How much an engine really keeps is not told. `bytes_max` starts as a guess; `correct` moves it
     by what the engine reports: down when a match was promised and not found, up when it was found.
+    Where the engine's metrics say how much it can keep, `told` sets it at once.
     """
 
-    __slots__ = ("_held", "bytes_max", "bytes_min", "bytes_top", "size")
+    __slots__ = ("_held", "_told", "bytes_max", "bytes_min", "bytes_top", "size")
 
     def __init__(self, bytes_max: int) -> None:
         if bytes_max < 0:
@@ -153,6 +155,7 @@ class PrefixIndex:
         self.bytes_top = bytes_max * 4
         self.size = 0
         """Bytes of all held blocks."""
+        self._told = False
         self._held: dict[int, None] = {}
         """Held blocks; a block stands behind (is younger than) all that follow it in a prompt."""
 
@@ -169,6 +172,15 @@ class PrefixIndex:
             else:
                 high = middle - 1
         return low
+
+    def held(self, blocks: Sequence[int]) -> int:
+        """The same when all calls that are under way will have ended: no less is found before."""
+        return self.match(blocks)
+
+    @property
+    def free_bytes(self) -> int:
+        """Room that can be used before something is forgotten."""
+        return self.bytes_max - self.size
 
     def add(self, blocks: Sequence[int]) -> None:
         """The replica is sent this prompt: its blocks are the youngest now.
@@ -192,13 +204,21 @@ class PrefixIndex:
         little room. A prompt that was sent while its sibling was still being read is a broken
         promise too; the little room makes up for it.
         """
-        if promised < _STEP_BYTES:
+        if promised < STEP_BYTES:
             return
         if found < promised / 2:
             self.bytes_max = max(self.bytes_min, int(min(self.bytes_max, self.size) * 0.97))
             self._evict()
         else:
             self.bytes_max = min(self.bytes_top, self.bytes_max + (self.bytes_max >> 8))
+
+    def told(self, capacity_bytes: int) -> None:
+        """The engine says how much it can keep. The first time it is taken at its word; later only
+        as the most that there can be, since calls under way need room too."""
+        first, self._told = not self._told, True
+        self.bytes_top = max(capacity_bytes, self.bytes_min)
+        self.bytes_max = self.bytes_top if first else min(self.bytes_max, self.bytes_top)
+        self._evict()
 
     def clear(self) -> None:
         """The replica lost its cache: it was restarted, for example."""

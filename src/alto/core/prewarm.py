@@ -96,7 +96,8 @@ class Prewarming:
             replica.warmed(sent, usage, now)
             if usage is not None:
                 self.texts.told(usage, growing.size, 0)
-                replica.corrected(sent, usage.cached_tokens / self.texts.tokens_per_byte.value)
+                per_byte = self.texts.tokens_per_byte.value
+                replica.cache.answered(sent.promised_bytes, usage, per_byte)
         self._end(growing, now)
 
     def taken(self, call: CallId, now: float) -> Growing | None:

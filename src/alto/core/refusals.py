@@ -122,3 +122,10 @@ def _of(stage: str) -> str:
 def is_busy(error: EngineError) -> bool:
     """Too many requests, which is no failure. A bare 503 is one."""
     return error.status == 429 or (error.status == 503 and error.retry_after is not None)
+
+
+def no_replicas(engine: str) -> EngineError:
+    """A pool was made of nothing."""
+    return EngineError(
+        f"engine {engine}: it has no replicas; give at least one", engine=engine, retryable=False
+    )

@@ -33,11 +33,18 @@ from ..errors import EngineError
 from .calls import Usage
 from .learning import Line, Mean
 from .peers import PeerLoad, ReplicaSummary, Told
-from .prefix import PrefixIndex, matched_bytes
+from .pool_events import CacheFacts
+from .prefix import matched_bytes
+from .prompt_cache import PromptCache
 from .rate import Reserved
 from .scheduling import Candidate, Facts, ReplicaId
+from .slots import Slot
 
 WARM_ROOM = 4.0
+HOME_PATIENCE = 4.0
+"""How many times as long as its prompt takes to read a call waits for a replica with slots that
+knows it. Read elsewhere, it costs that time itself, costs it again for the prompt that is pushed
+out there, and holds up the two or so calls that write there meanwhile."""
 BUSY_S = 0.5
 """How long a replica is left alone that is too busy and does not say for how long."""
 STALE_S = 30.0
@@ -85,6 +92,9 @@ class Limits:
     came. So calls without a deadline never starve behind those with one, nor the other way."""
     hedge_ratio_max: float = 0.1
     """At most this part of the calls under way, but at least one, runs twice (see `hedge_s`)."""
+    home_wait_max_s: float = 10.0
+    """How long a call waits at most for a replica with slots that knows its prompt (llama.cpp),
+    while another would take it."""
     requests_remembered_max: int = 10_000
     """Requests whose age is kept."""
     peer_silence_s: float = 2.0
@@ -105,6 +115,7 @@ class Try:
 
     replica: ReplicaId
     sent_at: float
+    prompt_tokens: float
     uncached_tokens: float
     ahead_tokens: float
     """Tokens that waited there to be read, before it."""
@@ -113,6 +124,8 @@ class Try:
     promised_bytes: float
     probe: bool
     weight: float
+    slot: Slot | None = None
+    """Where its prompt is in the cache, if the replica has slots."""
     reserved: Reserved | None = None
     """Of the tokens per minute, where they are limited."""
     area_at: float = 0.0
@@ -148,9 +161,7 @@ class ReplicaState:
         self.share = 1.0
         """Of its room, the part that is this pool's by its demand."""
         self.sequences_limit = float(min(limits.sequences_start, limits.sequences_max))
-        self.prefix = PrefixIndex(limits.cache_tokens * 4)
-        self.reports_cache = False
-        """The engine has said at least once that it found something in its cache."""
+        self.cache = PromptCache(limits.cache_tokens * 4)
         self.speed = speed
         self.slowness = Mean(1.0)
         """Its times, as a multiple of the pool's lines."""
@@ -205,7 +216,16 @@ class ReplicaState:
 
     def knows(self, blocks: Sequence[int], size: int) -> bool:
         """Most of a prompt is in its cache, as far as can be told."""
-        return 2 * matched_bytes(self.prefix.match(blocks)) >= size
+        return 2 * matched_bytes(self.cache.index.match(blocks)) >= size
+
+    def worth_waiting_s(self, blocks: Sequence[int], size: int, tokens: float, now: float) -> float:
+        """How long a call may wait for it, because it has slots and one of them knows most of the
+        prompt, though another call may still run there; 0 if it has not."""
+        if self.cache.slots is None or self.open_until is not None or now < self.hold_until:
+            return 0.0
+        if 2 * matched_bytes(self.cache.index.held(blocks)) < size:
+            return 0.0
+        return min(HOME_PATIENCE * self.prefill_s * tokens, self.limits.home_wait_max_s)
 
     def _serves(self, now: float) -> bool:
         if self.open_until is not None and (self._probing or now < self.open_until):
@@ -242,15 +262,16 @@ class ReplicaState:
     def candidate(self, blocks: Sequence[int], tokens_per_byte: float) -> Candidate:
         """It, as a policy sees it."""
         running = self.sequences + self.others + self.peers.sequences
-        cached = matched_bytes(self.prefix.match(blocks)) if blocks else 0
-        speed, slowness, prefix = self.speed, self.slowness.value, self.prefix
+        index = self.cache.index
+        cached = matched_bytes(index.match(blocks)) if blocks else 0
+        speed, slowness = self.speed, self.slowness.value
         return Candidate(
             self.replica,
             self.name,
             round(running),
             self.prefill_tokens + self.peers.prefill_tokens,
             cached * tokens_per_byte,
-            (prefix.bytes_max - prefix.size) * tokens_per_byte,
+            index.free_bytes * tokens_per_byte,
             speed.first.slope * slowness,
             speed.step.at(running + 1) * slowness,
             speed.step.slope * slowness,
@@ -269,6 +290,7 @@ class ReplicaState:
         sent = Try(
             self.replica,
             now,
+            facts.prompt_tokens,
             uncached,
             self.prefill_tokens + self.peers.prefill_tokens,
             self.sequences + self.others + self.peers.sequences,
@@ -280,16 +302,17 @@ class ReplicaState:
         self.sequences += 1
         self.weight += sent.weight
         self.prefill_tokens += uncached
-        if blocks:
-            self.prefix.add(blocks)
-            if self._told is not None:
-                self._told.add(blocks)
+        if blocks or self.cache.slots:
+            sent.slot = self.cache.add(blocks)
+        if blocks and self._told is not None:
+            self._told.add(blocks)
         return sent
 
     def begin(self, sent: Try, now: float) -> None:
         """Its first piece of text came."""
         self._pass(now)
         sent.began_at = now
+        self.cache.begun(sent.prompt_tokens, max(0.0, sent.prompt_tokens - sent.uncached_tokens))
         self.prefill_tokens = max(0.0, self.prefill_tokens - sent.uncached_tokens)
         self._read += sent.uncached_tokens
         sent.area_at, sent.read_at = self._area, self._read
@@ -305,6 +328,8 @@ class ReplicaState:
         self._pass(now)
         self.sequences -= 1
         self.weight = max(0.0, self.weight - sent.weight)
+        if sent.slot is not None:
+            self.cache.end(sent.slot)
         if not self.sequences:
             self.prefill_tokens = self.weight = 0.0  # sums of floats drift
         if sent.began_at is None:
@@ -316,8 +341,6 @@ class ReplicaState:
         """The try wrote its whole text. Call `leave` too."""
         self._pass(now)
         self.failures = self.openings = 0
-        if usage is not None and usage.cached_tokens:
-            self.reports_cache = True
         if sent.began_at is not None:
             self._learn_reading(sent, sent.began_at, usage)
             if tokens >= 4:
@@ -325,14 +348,7 @@ class ReplicaState:
 
     def warmed(self, sent: Try, usage: Usage | None, now: float) -> None:
         """A prewarm was read. Call `leave` too."""
-        if usage is not None and usage.cached_tokens:
-            self.reports_cache = True
         self._learn_reading(sent, now, usage)
-
-    def corrected(self, sent: Try, found_bytes: float) -> None:
-        """The engine said how much of the prompt it had."""
-        if self.reports_cache:
-            self.prefix.correct(sent.promised_bytes, found_bytes)
 
     # --- Health
 
@@ -348,7 +364,7 @@ class ReplicaState:
             wish = min(error.retry_after or 0.0, self.limits.hold_max_s)
             self.open_until = now + max(pause * (0.9 + 0.2 * random.random()), wish)
             # If it died its cache died with it. If not, we will see what it reports.
-            self.prefix.clear()
+            self.cache.index.clear()
 
     def turned_away(self, sent: Try, error: EngineError, now: float) -> None:
         """Too many, says the replica: it is well, but it has less room than thought."""
@@ -362,7 +378,7 @@ class ReplicaState:
         """The engine's own metrics."""
         known = self.sequences + round(self.peers.sequences)
         self.others = max(0, running + waiting - known)
-        if waiting and known > self.others:
+        if waiting and known > self.others and self.cache.slots is None:
             self._cut(now, known - 1, now)
 
     # --- Other pools before it
@@ -390,21 +406,32 @@ class ReplicaState:
         self._read += tokens
         self._read_for_peers += tokens
 
+    def told(self, facts: CacheFacts, tokens_per_byte: float) -> bool:
+        """The engine's own metrics of its cache; see `PromptCache.told`."""
+        anew = self.cache.told(facts, tokens_per_byte)
+        if anew and self.cache.slots is not None:
+            self.sequences_limit = float(min(self.limits.sequences_max, self.cache.slots))
+        return anew
+
     # --- What is learned
 
     def _judge_first(self, sent: Try, now: float) -> None:
         """Is the first piece of text late? A queue behind the replica's door would explain it."""
         took = now - sent.sent_at
         expected = self.speed.first.at(sent.ahead_tokens + sent.uncached_tokens)
-        if sent.sequences > 0 and took > max(0.25, 4.0 * expected * self.slowness.value):
+        slots = self.cache.slots  # with slots there is no such queue: no more is ever sent
+        late = slots is None and took > max(0.25, 4.0 * expected * self.slowness.value)
+        if sent.sequences > 0 and late:
             self._cut(sent.sent_at, sent.sequences, now)
         elif sent.sequences + 1 >= self.sequences_limit / 2:
             rise = 1.0 if self._slow_start else 1.0 / self.sequences_limit
-            self.sequences_limit = min(self.limits.sequences_max, self.sequences_limit + rise)
+            most = min(self.limits.sequences_max, slots or self.limits.sequences_max)
+            self.sequences_limit = min(most, self.sequences_limit + rise)
 
     def _learn_reading(self, sent: Try, began_at: float, usage: Usage | None) -> None:
         uncached = sent.uncached_tokens
-        if usage is not None and self.reports_cache and usage.prompt_tokens:
+        told = usage is not None and (usage.cached_tokens or self.cache.reports)
+        if usage is not None and told and usage.prompt_tokens:
             # What was really read, not what was thought: a cache colder than expected must not
             # pass for a slow replica.
             uncached = max(1.0, usage.prompt_tokens - usage.cached_tokens)

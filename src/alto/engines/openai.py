@@ -47,7 +47,8 @@ class OpenAI(BatchOptions):
     `policy`, `seed` and `hedge_s` are the pool's: which replica answers a call, and when a second
     one is tried beside a silent first. Where there are several URLs the pool hears every
     `metrics_interval` seconds, while calls are under way, what the servers' own `/metrics` say of
-    calls that others have sent (None: never).
+    calls that others have sent and of their caches, and of llama.cpp also its `/props` (None:
+    never).
 
     `resume`: a text that breaks off is gone on with on another replica; off, that is an error.
     With `token_ids` ("auto": where there are several URLs; or "off") servers are asked for the ids
@@ -190,7 +191,7 @@ class OpenAI(BatchOptions):
 
 
 def _tell_pool(pool: Pool, at: int, load: EngineLoad) -> None:
-    pool.report(at, running=load.running, waiting=load.waiting)
+    pool.report(at, running=load.running, waiting=load.waiting, cache=load.cache)
 
 
 def _checked_url(url: object, where: str = "urls") -> str:

@@ -40,7 +40,7 @@ from ..openai_api import (
 )
 from .dialect import Dialect, Speech
 from .encode_dialect import Embeddings, Rerankings, read_embeddings, read_scores, too_large, url_of
-from .engine_load import EngineLoad, load_of
+from .engine_load import EngineLoad, load_of, with_slots
 from .token_ids import ExactReader
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ METRICS_BYTES_MAX = 4 << 20
 
 NUMBERS_BYTES_MAX = 64 << 20
 """How much of an answer with vectors or scores is read."""
+
+FIRST_LOOK_S = 0.05
+"""How long after the first call a server's metrics are looked at for the first time."""
 
 FINISH_GRACE_S = 2.0
 """How long usage and `[DONE]` are waited for once the finish reason is known."""
@@ -95,7 +98,7 @@ class OpenAIReplica:
         self._key = key
         self._busy_tries = busy_tries
         parts = urlsplit(url)
-        self._metrics = urlunsplit(parts._replace(path=parts.path.removesuffix("/v1") + "/metrics"))
+        self._root = parts._replace(path=parts.path.removesuffix("/v1"))
         self._dialect = Dialect(
             spec.model,
             url=url_of(url, "/chat/completions"),
@@ -114,6 +117,8 @@ class OpenAIReplica:
         self._calls = 0
         self._tell: Callable[[EngineLoad], None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._met = False
+        """Its metrics have been asked for."""
         self._tell_allowed: Callable[[Allowed], None] | None = None
 
     def tell_load(self, tell: Callable[[EngineLoad], None]) -> None:
@@ -227,21 +232,21 @@ class OpenAIReplica:
             self._watching.add_done_callback(self._watched)
 
     async def _watch(self, tell: Callable[[EngineLoad], None]) -> None:
-        from .http import HttpFailure
-
         interval = self._spec.metrics_interval
         if interval is None:
             return
-        # Asleep first: where calls are few and short nobody needs to know.
-        await asyncio.sleep(interval)
+        # Asleep first: where calls are few and short nobody needs to know. The first time only
+        # for a moment, as the server's kind may say where the next calls should go.
+        await asyncio.sleep(interval if self._met else min(interval, FIRST_LOOK_S))
+        self._met = True
+        props: bytes | None = None
         while self._calls:
-            try:
-                status, page = await self._opened().get(
-                    self._metrics, seconds=self._spec.connect_timeout, limit=METRICS_BYTES_MAX
-                )
-            except HttpFailure:
-                status, page = 0, b""  # the calls themselves will tell, and in better words
+            status, page = await self._page("/metrics")
             load = load_of(page) if status == 200 else None
+            if load is not None and load.has_slots:
+                if props is None:
+                    _, props = await self._page("/props")
+                load = with_slots(load, props)
             if load is not None:
                 tell(load)
             elif status == 200 or 400 <= status < 500:
@@ -249,6 +254,19 @@ class OpenAIReplica:
                 return
             await asyncio.sleep(interval)
         tell(EngineLoad(0, 0))  # nothing is known from here on; old news would keep calls away
+
+    async def _page(self, path: str) -> tuple[int, bytes]:
+        """A page of the server beside its API; status 0 when nothing came. Then the calls
+        themselves will tell, and in better words."""
+        from .http import HttpFailure
+
+        url = urlunsplit(self._root._replace(path=self._root.path + path))
+        try:
+            return await self._opened().get(
+                url, seconds=self._spec.connect_timeout, limit=METRICS_BYTES_MAX
+            )
+        except HttpFailure:
+            return 0, b""
 
     def _watched(self, task: asyncio.Task[None]) -> None:
         self._watching = None

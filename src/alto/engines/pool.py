@@ -28,6 +28,7 @@ from ..core.pool_events import (
     Allowed,
     Began,
     Broke,
+    CacheFacts,
     Drop,
     Ended,
     Event,
@@ -275,10 +276,13 @@ class Pool(Encodes):
             for state in self._core.replicas
         }
 
-    def report(self, replica: int, *, running: int, waiting: int) -> None:
+    def report(
+        self, replica: int, *, running: int, waiting: int, cache: CacheFacts | None = None
+    ) -> None:
         """Tell what an engine's own metrics say of the replica at this place in the pool: calls in
-        its batch and in its queue, whoever sent them. So pools side by side see each other."""
-        self._tell(Reported(ReplicaId(replica), running, waiting))
+        its batch and in its queue, whoever sent them, so that pools side by side see each other;
+        and what they say of its cache."""
+        self._tell(Reported(ReplicaId(replica), running, waiting, cache))
 
     def allowed(self, allowed: Allowed) -> None:
         """Tell what a server says of the limits per minute that it keeps itself."""
