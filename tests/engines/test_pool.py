@@ -602,6 +602,30 @@ def test_unlike_replicas_get_work_by_their_speed() -> None:
     assert mean_s["prompt-aware"] < 0.8 * mean_s["round-robin"]
 
 
+@pytest.mark.parametrize("speed", [(2.0, 1.0), (2.0, 1.0, 1.0, 1.0)])
+@pytest.mark.parametrize("clients", [8, 40])
+def test_where_prompts_are_the_work_each_replica_gets_its_share_by_its_speed(
+    speed: tuple[float, ...], clients: int
+) -> None:
+    """Where answers are the work the fast one gets nearly all: a fuller batch costs little."""
+
+    async def main() -> None:
+        spec = Simulated(replicas=len(speed), speed=speed, respond=lambda call: "word")
+        pool = Pool("chat", spec.open_replicas("chat"))
+
+        async def client(number: int) -> None:
+            for turn in range(8):
+                await answer(pool, ask(f"{number} {turn} " + "word " * 2000, stage="read"))
+
+        await asyncio.gather(*(client(number) for number in range(clients)))
+        shares = [load.sent / (8 * clients) for load in pool.load().values()]
+        assert shares == pytest.approx([each / sum(speed) for each in speed], abs=0.05)
+        pool.check()
+        await pool.aclose()
+
+    world(main)
+
+
 def mean_on_unlike_replicas(policy: str) -> float:
     """Mean seconds a call of many clients on two replicas, one twice as fast as the other."""
 

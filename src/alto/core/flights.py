@@ -77,6 +77,23 @@ def flight_of(event: Submitted, growing: Growing | None, since: float, due: floa
     return flight
 
 
+@dataclass(slots=True)
+class Counts:
+    """What a pool has done since it was made."""
+
+    hedged: int = 0
+    """Calls sent to a second replica beside a first."""
+    resumed: int = 0
+    """Texts that broke off and were gone on with."""
+    refused: dict[str, int] = field(default_factory=dict)
+    """Calls that got an error, by the name of its class."""
+
+    def refuse(self, error: Exception) -> None:
+        """A call gets this error."""
+        name = type(error).__name__
+        self.refused[name] = self.refused.get(name, 0) + 1
+
+
 class Requests:
     """What a pool knows of the requests whose calls come to it: since when, and how many calls each
     has here now. The ages of `remembered_max` requests are kept."""

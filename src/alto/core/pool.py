@@ -42,7 +42,7 @@ from random import Random
 from typing import Any
 
 from ..errors import AltoError, EngineError
-from .flights import Flight, Requests, flight_of
+from .flights import Counts, Flight, Requests, flight_of
 from .learning import Texts
 from .next_call import NextCall
 from .peers import Peers
@@ -105,6 +105,7 @@ class CallPool:
         self._refusals = Refusals(name, self.replicas, self.limits, rate)
         self.waiting = 0
         """Calls in the queue or pausing before another try."""
+        self.counts = Counts()
         self.texts = Texts()
         self._random = random
         self._flights: dict[CallId, Flight] = {}
@@ -119,7 +120,8 @@ class CallPool:
         """Heap of waiting calls' deadlines; like the queue it may hold stale entries."""
         self._hedges: list[tuple[float, CallId, ReplicaId]] = []
         self._hedged = self._number = 0
-        self._now = 0.0
+        self.now = 0.0
+        """The time of the last event."""
         self._long_hold_until = 0.0
         """Until then there may be replicas that want to be left alone for too long."""
         self._dark_since: float | None = None
@@ -147,7 +149,7 @@ class CallPool:
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in what happened; the actions are to be done in their order."""
         self._actions = []
-        self._now = now
+        self.now = now
         self._verbs[type(event)](event, now)
         if self._queue:
             self._dispatch(now)
@@ -166,7 +168,7 @@ class CallPool:
         if self._hedges:
             times.append(self._hedges[0][0])
         if self._ahead.pending and not self.waiting:
-            at = self._ahead.wake_at(self._now)
+            at = self._ahead.wake_at(self.now)
             times += [] if at is None else [at]
         if self.waiting:
             if self._deadlines:
@@ -174,7 +176,7 @@ class CallPool:
             if self._dark_since is not None:
                 times.append(self._dark_since + self.limits.dark_s)
             if self._queue:
-                ready = (replica.ready_at(self._now) for replica in self.replicas)
+                ready = (replica.ready_at(self.now) for replica in self.replicas)
                 times.extend(at for at in ready if at is not None)
                 if self._rate_at is not None:
                     times.append(self._rate_at)
@@ -200,7 +202,7 @@ class CallPool:
             replica.cache.index.check()
         queued = any(self._is_waiting(entry[2]) for entry in self._queue)
         held = self._rate_at is not None or self._next.until is not None
-        assert not (queued and not held and any(one.takes(self._now) for one in self.replicas))
+        assert not (queued and not held and any(one.takes(self.now) for one in self.replicas))
         assert self._flights or not self._hedged
         self._requests.check(len(self._flights))
 
@@ -453,6 +455,7 @@ class CallPool:
         if free and (self._rate is None or self._rate.fits_at(self._cost(flight), now) <= now):
             self._send(flight, free, now)
             self._hedged += len(flight.tries) - 1
+            self.counts.hedged += len(flight.tries) - 1
 
     # --- After a failure
 
@@ -460,6 +463,7 @@ class CallPool:
         """Text was given on: go on with the rest of it elsewhere."""
         assert event.rest is not None
         flight.resumes += 1
+        self.counts.resumed += 1
         if flight.resumes > self.limits.resumes_max:
             self._give_up(flight, self._nobody(flight, event.error))
             return
@@ -529,6 +533,7 @@ class CallPool:
     # --- Books
 
     def _refuse(self, call: CallId, error: AltoError) -> None:
+        self.counts.refuse(error)
         self._actions.append(Refuse(call, error))
 
     def _wait(self, flight: Flight) -> None:

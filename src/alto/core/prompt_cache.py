@@ -55,6 +55,11 @@ class PromptCache:
         asked, found = self._counted or (0.0, 0.0)
         return found / asked if asked else None
 
+    @property
+    def hit_ratio_expected(self) -> float | None:
+        """The part that was expected when the calls were sent; None before the first."""
+        return self.promised_tokens / self.sent_tokens if self.sent_tokens else None
+
     def add(self, blocks: Sequence[int]) -> Slot | None:
         """A call with this prompt is sent. Its slot, to be given to `end`, if there are slots."""
         return self.index.add(blocks)

@@ -171,6 +171,8 @@ class ReplicaState:
         """The wait that it then asked for."""
         self.failures = 0
         self.openings = 0
+        self.sent_total = self.failed_total = self.turned_away_total = 0
+        """Calls since the pool was made: sent, failed, and refused as too many."""
         self.open_until: float | None = None
         """None: well. Else no call before then, and then one probe."""
         self.last_error = ""
@@ -300,6 +302,7 @@ class ReplicaState:
         )
         self._probing = self._probing or sent.probe
         self.sequences += 1
+        self.sent_total += 1
         self.weight += sent.weight
         self.prefill_tokens += uncached
         if blocks or self.cache.slots:
@@ -355,6 +358,7 @@ class ReplicaState:
     def failed(self, sent: Try, error: EngineError, random: Random, now: float) -> None:
         """The try broke. Enough of that in a row, and the replica is left alone for a while."""
         self.last_error = str(error)
+        self.failed_total += 1
         if self.open_until is not None and not sent.probe:
             return  # one death breaks every call there; it counts once
         self.failures += 1
@@ -369,6 +373,7 @@ class ReplicaState:
     def turned_away(self, sent: Try, error: EngineError, now: float) -> None:
         """Too many, says the replica: it is well, but it has less room than thought."""
         self.last_error = str(error)
+        self.turned_away_total += 1
         self.asked_s = error.retry_after
         wish = min(error.retry_after or BUSY_S, self.limits.hold_max_s)
         self.hold_until = max(self.hold_until, now + wish)

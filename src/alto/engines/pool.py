@@ -50,18 +50,8 @@ from ..errors import AltoError, EngineError
 from .ahead import Ahead, Used
 from .batch_options import BatchOptions
 from .encodes import Encodes
+from .load import PoolLoad, ReplicaLoad, load_of_replica
 from .protocol import Replica, Take
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaLoad:
-    """What runs on a replica, for dashboards and metrics."""
-
-    sequences: int
-    sequences_limit: int
-    prefill_tokens: int
-    healthy: bool
-    last_error: str
 
 
 class _Reader:
@@ -264,17 +254,20 @@ class Pool(Encodes):
         return self._core.waiting
 
     def load(self) -> Mapping[str, ReplicaLoad]:
-        """What runs on each replica now."""
-        return {
-            state.name: ReplicaLoad(
-                sequences=state.sequences,
-                sequences_limit=int(state.sequences_limit),
-                prefill_tokens=round(state.prefill_tokens),
-                healthy=state.open_until is None,
-                last_error=state.last_error,
-            )
-            for state in self._core.replicas
-        }
+        """How each replica is doing now. From another thread than the loop's, times still to wait
+        are those of the last event."""
+        core = self._core
+        try:
+            now = asyncio.get_running_loop().time()
+        except RuntimeError:
+            now = core.now
+        per_byte = core.texts.tokens_per_byte.value
+        return {one.name: load_of_replica(one, per_byte, now) for one in core.replicas}
+
+    def totals(self) -> PoolLoad:
+        """How the pool as a whole is doing, and what has gone wrong since it was opened."""
+        counts = self._core.counts
+        return PoolLoad(self.waiting, dict(counts.refused), counts.hedged, counts.resumed)
 
     def report(
         self, replica: int, *, running: int, waiting: int, cache: CacheFacts | None = None
