@@ -15,7 +15,7 @@ import traceback
 
 from .report import TARGET_HEADER, Report, Target, machine, table
 
-BENCHMARKS = ("structure", "prewarm", "chunks", "overhead", "orchestrators", "requests")
+BENCHMARKS = ("structure", "prewarm", "chunks", "overhead", "orchestrators", "requests", "routers")
 """Modules with `measure(quick) -> Report`, the short ones first."""
 
 
