@@ -205,11 +205,11 @@ class LM(Stage[P, R]):
                 f"stage {self.name}: @lm on a class, expected a function that returns the prompt, "
                 "or yields the parts of it. Its return annotation says how the LM's text is read."
             )
-        if prewarm and not self.is_generator:
+        if prewarm and self.is_async and not self.is_generator:
             raise GraphError(
-                f"stage {self.name}: prewarm={prewarm!r} on a function that returns its prompt, "
-                "expected a generator. Yield the parts of the prompt as they become known, so that "
-                "there is something to send ahead."
+                f"stage {self.name}: prewarm={prewarm!r} on an async function that returns its "
+                "prompt: nothing of it is known before it is complete. Yield the parts of the "
+                "prompt as they become known."
             )
         asked = {"max_tokens": max_tokens, "temperature": temperature, "stop": stop, "seed": seed}
         if wrong := mistake({**asked, "model": model, "extra": extra}):
@@ -221,7 +221,7 @@ class LM(Stage[P, R]):
         self.model = model
         self.extra: dict[str, Any] = dict(extra or {})
         self.prewarm = prewarm
-        """Whether the parts of its prompt that are known are sent ahead."""
+        """Whether what is known of its prompt is sent ahead."""
 
 
 def names_of(engine: Any) -> tuple[str, ...]:
@@ -404,9 +404,11 @@ def lm(function: Any = None, /, **options: Any) -> Any:
         max_tokens, temperature, stop, seed: sampling, as OpenAI's chat completions name them.
         model: another model than the engine's own.
         extra: further fields of the request's body.
-        prewarm: while parts of a generator's prompt are missing, let a replica read those that are
-            known, where that holds up nobody; the call follows to it. It pays for long prompts that
-            grow slowly.
+        prewarm: let a replica read what is known of a prompt, where that holds up nobody. That is,
+            before any call, the text before the first argument (the function is called with
+            stand-ins for its arguments, so it must do nothing but write); and, of a generator, the
+            parts that are known while others are missing; the call follows to that replica. It pays
+            for long prompts.
         name, max_concurrency, retries, retry_on, backoff, on_error, timeout, delivery: as `stage`.
     """
     frame_locals = caller_locals()

@@ -301,6 +301,37 @@ def test_when_its_replica_breaks_it_begins_again_on_another() -> None:
     assert pool.grew(1, 3100, 0.4) == [warm(1, 1 - home)]
 
 
+# ---------------------------------------------------------------------- templates, before any call
+
+
+def test_templates_are_dealt_over_the_replicas_once_each() -> None:
+    pool = Machine(2)
+    first = home_of(pool.grew(1, 600, alone=True))
+    assert pool.grew(2, 600, of="b", alone=True) == [warm(2, 1 - first)]
+    assert pool.grew(3, 600, of="c", alone=True) == []
+    assert pool.warmed(1, first, 0.1) == [warm(3, first)]
+    pool.warmed(2, 1 - first, 0.2)
+    pool.warmed(3, first, 0.3)
+    assert not pool.core._ahead.calls
+    assert pool.core.wake_at() is None
+
+
+def test_a_template_that_is_known_is_forgotten() -> None:
+    pool = Machine(1)
+    pool.submit(1, 4000)
+    pool.began(1, 0, 0.1)
+    assert pool.grew(2, 3900, 0.2, alone=True) == []
+    assert not pool.core._ahead.calls
+
+
+def test_one_that_has_to_make_way_is_left_to_the_calls() -> None:
+    pool = Machine(1)
+    assert pool.grew(1, 50_000, alone=True) == [warm(1, 0)]
+    assert pool.submit(2, 100, 0.1, of="b") == [Drop(CallId(1), ReplicaId(0)), send(2, 0)]
+    assert not pool.core._ahead.calls
+    assert pool.began(2, 0, 0.2) == []
+
+
 # ---------------------------------------------------------------------- what is learned
 
 

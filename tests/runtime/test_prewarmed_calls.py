@@ -290,15 +290,47 @@ def test_a_retry_begins_anew_and_finds_what_was_read_before() -> None:
     assert usage.cached_tokens > 0.75 * usage.prompt_tokens
 
 
-def test_it_needs_a_generator() -> None:
+TEMPLATE = "Check the claim with the utmost care, and say in one word what came of it. " * 60
+
+
+@lm(engine="chat", returns=str, prewarm=True)
+def check(claim: str) -> str:
+    return f"{TEMPLATE}\nClaim: {claim}"
+
+
+@pipeline
+def checking(claim: str) -> Any:
+    return check(claim)
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_what_prompts_begin_with_is_read_before_the_first_call(prepared: bool) -> None:
+    async def main() -> int:
+        config = alto.Config(engines={"chat": simulated(replicas=3)})
+        async with watched(config) as runtime:
+            if prepared:
+                runtime.prepare(checking)
+                await asyncio.sleep(1)
+            request = runtime.start(checking, "Tea is hot.")
+            await request.result()
+            assert request.usage.prewarm_tokens == 0  # it was for all requests
+            live = runtime.engines["chat"]
+            assert isinstance(live, Pool)
+            live.check()
+            return request.usage.cached_tokens
+
+    found = on_virtual_time(main)
+    assert found > 900 if prepared else found == 0
+
+
+def test_it_needs_something_to_send_ahead() -> None:
     with pytest.raises(alto.GraphError) as caught:
 
         @lm(prewarm=True)
-        def answer(question: str) -> str:
+        async def answer(question: str) -> str:
             return question
 
     assert str(caught.value) == (
-        "stage answer: prewarm=True on a function that returns its prompt, expected a generator. "
-        "Yield the parts of the prompt as they become known, so that there is something to send "
-        "ahead."
+        "stage answer: prewarm=True on an async function that returns its prompt: nothing of it is "
+        "known before it is complete. Yield the parts of the prompt as they become known."
     )

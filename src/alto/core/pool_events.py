@@ -27,7 +27,8 @@ class Submitted:
 
 @dataclass(slots=True)
 class Grew:
-    """More is known of the prompt of a call that is not yet submitted: this is all of it so far."""
+    """More is known of the prompt of a call that is not yet submitted: this is all of it so far.
+    `alone`: no more will follow, nor will the call; it is what calls to come begin with."""
 
     call: CallId
     prompt: Prompt
@@ -35,6 +36,7 @@ class Grew:
     request: str = ""
     deadline: float | None = None
     max_tokens: int | None = None
+    alone: bool = False
 
 
 @dataclass(slots=True)

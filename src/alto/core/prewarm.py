@@ -16,6 +16,9 @@ does the call, if there is room and the replica is not swamped. Else the policy 
 finds no replica with room, all prewarms under way are dropped to make it (what has been read by
 then stays in the caches).
 
+What all calls of a stage begin with is known before there is any (`alone`): it is sent once, in the
+same way, so on a cold pool the templates are dealt over the replicas while the first calls run.
+
 Always true:
     W1  a growing call has at most one prewarm under way, which ends with Warmed, or is dropped, or
         ends with its call being Submitted or Left
@@ -99,6 +102,8 @@ class Prewarming:
                 per_byte = self.texts.tokens_per_byte.value
                 replica.cache.answered(sent.promised_bytes, usage, per_byte)
         self._end(growing, now)
+        if growing.told.alone:
+            del self.calls[event.call]
 
     def taken(self, call: CallId, now: float) -> Growing | None:
         """The call is submitted, or is gone: it grows no more."""
@@ -111,10 +116,12 @@ class Prewarming:
     def drop(self, now: float) -> list[Drop]:
         """Calls wait: stop every prewarm that is under way."""
         dropped: list[Drop] = []
-        for growing in self.calls.values():
+        for growing in list(self.calls.values()):
             if growing.sent is not None:
                 dropped.append(Drop(growing.told.call, growing.sent.replica))
                 self._end(growing, now)
+                if growing.told.alone:  # the calls are here: they read it themselves
+                    del self.calls[growing.told.call]
         return dropped
 
     def wake_at(self, now: float) -> float | None:
@@ -144,6 +151,16 @@ class Prewarming:
         if not idle:
             return []
         del self.pending[told.call]
+        actions = self._warm(growing, facts, idle, now)
+        if not actions and told.alone:
+            del self.calls[told.call]
+        return actions
+
+    def _warm(
+        self, growing: Growing, facts: Facts, idle: Sequence[ReplicaState], now: float
+    ) -> list[Warm]:
+        """Let one of these replicas read, if that teaches it enough."""
+        told = growing.told
         try:
             replica, cached = self.choose(told.prompt.blocks, facts, idle, now)
         except Exception:

@@ -27,7 +27,8 @@ Used = Callable[[Usage], None]
 
 
 class Ahead:
-    """One growing call, seen from its pool. `used` is told what its prewarms cost."""
+    """One growing call, seen from its pool. `used` is told what its prewarms cost; None: no call
+    follows, and it is told of once."""
 
     def __init__(
         self,
@@ -36,7 +37,7 @@ class Ahead:
         tell: Callable[[Event], None],
         replicas: Sequence[Replica],
         growing: dict[CallId, Ahead],
-        used: Used,
+        used: Used | None,
     ) -> None:
         self.number = number
         self._growing = growing
@@ -46,6 +47,7 @@ class Ahead:
         self._tell = tell
         self._replicas = replicas
         self._used = used
+        self._alone = used is None
         self._call: Call | None = None
         """As the core was last told of it."""
         self._size = 0
@@ -71,7 +73,15 @@ class Ahead:
         prompt = read(call, hashed=self._core.uses_prefix)
         self._size = prompt.size
         self._tell(
-            Grew(self.number, prompt, call.stage, call.request, call.deadline, call.max_tokens)
+            Grew(
+                self.number,
+                prompt,
+                call.stage,
+                call.request,
+                call.deadline,
+                call.max_tokens,
+                self._alone,
+            )
         )
 
     def warm(self, replica: ReplicaId) -> None:
@@ -104,6 +114,8 @@ class Ahead:
             failed = True
         self._cost(usage, 0 if failed else size)
         self._task = None
+        if self._alone:
+            self._growing.pop(self.number, None)
         self._tell(Warmed(self.number, replica, usage, failed))
 
     def _cost(self, usage: Usage | None, size: int) -> None:
@@ -112,7 +124,7 @@ class Ahead:
             tokens = usage.total_tokens
         else:
             tokens = round(size * self._core.texts.tokens_per_byte.value)
-        if tokens:
+        if tokens and self._used is not None:
             self._used(Usage(prewarm_tokens=tokens))
 
     def stop(self) -> None:

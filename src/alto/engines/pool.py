@@ -221,12 +221,18 @@ class Pool(Encodes):
         finally:
             self._leave(reader)
 
-    def ahead(self, used: Used) -> Ahead:
+    def ahead(self, used: Used | None) -> Ahead:
         """A call whose prompt is not complete yet: tell it what is known, and give it along with
-        the call (`Call.ahead`). `used` hears of the tokens that are spent before that."""
+        the call (`Call.ahead`). `used` hears of the tokens that are spent before that; None: no
+        call follows."""
         if self._closed:
             raise self._closed_error()
         return Ahead(self._number(), self._core, self._tell, self.replicas, self._growing, used)
+
+    def warm(self, call: Call) -> None:
+        """Let a replica read what calls to come will begin with, once one has nothing better to
+        do; for beginnings of 512 tokens or more (`prewarm_tokens_min`)."""
+        self.ahead(None).grow(read(call, hashed=False).size, lambda: call)
 
     async def aclose(self) -> None:
         """Close every replica; calls under way and calls that wait fail."""

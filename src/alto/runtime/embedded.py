@@ -21,7 +21,7 @@ from typing import Any
 
 from ..config import Config
 from ..core.budget import Budget
-from ..core.calls import Usage
+from ..core.calls import Call, Usage
 from ..core.graph import Graph, Kind
 from ..core.learning import Texts
 from ..core.path import Path
@@ -30,6 +30,7 @@ from ..errors import ConfigError, DeadlineExceeded
 from ..pipeline import Pipeline
 from ..stages import LM, Stage
 from ..structs import Reader, reader_for
+from ..templates import prefix_of
 from .barrier import BarrierRun
 from .boundaries import Boundaries
 from .driver import CLEANUP_S, Event, Run
@@ -356,6 +357,14 @@ class Runtime:
                 raise ConfigError("\n\n".join(problems))
             self._checked.add(pipeline)
 
+    def prepare(self, pipeline: Pipeline[Any, Any]) -> None:
+        """Check a pipeline, and let replicas read what its prompts begin with, where stages want
+        that (`@lm(prewarm=True)`), before the first request; else that begins with it. Call it
+        in the event loop. What it costs is in no request's usage."""
+        self.check(pipeline)
+        self._own_loop()
+        self.units_of(pipeline.graph)
+
     def problems(self, pipeline: Pipeline[Any, Any]) -> list[str]:
         """What the configuration lacks for this pipeline, each in words."""
         problems = []
@@ -398,7 +407,19 @@ class Runtime:
                 self._unit(use.stage) if use.kind is Kind.STAGE else None for use in graph.uses
             ]
             known = self._by_graph[id(graph)] = (graph, units)
+            self._read_templates(units)
         return known[1]
+
+    def _read_templates(self, units: list[Unit | None]) -> None:
+        """Have read what the prompts of stages begin with, where they want that."""
+        for unit in units:
+            stage = unit.stage if unit is not None else None
+            if unit is None or not isinstance(stage, LM) or not stage.prewarm:
+                continue
+            messages = prefix_of(stage)
+            warm = getattr(self.engine(unit.engines[0], unit.name), "warm", None)
+            if messages and warm is not None:
+                warm(Call(messages=messages, stage=unit.name, model=unit.model, extra=stage.extra))
 
     def _unit(self, stage: Stage[Any, Any]) -> Unit:
         unit = self.units.get(stage.name)
