@@ -16,6 +16,9 @@ from alto.testing.loop import run as run_virtually
 
 T = TypeVar("T")
 
+PATIENCE_S = 20.0
+"""Longer than any thread here takes to end; a test that needs it fails."""
+
 
 @stage
 def plain(x: int) -> int:
@@ -107,7 +110,10 @@ MANY = [
 def call(flow: Any, *args: Any, **kwargs: Any) -> Any:
     """A request on a real loop, with real threads; afterwards no thread of it runs."""
     result = alto.run(flow, *args, **kwargs)
-    assert not [t for t in threading.enumerate() if t.name.startswith("alto-")]
+    for thread in threading.enumerate():
+        if thread.name.startswith("alto-"):
+            thread.join(PATIENCE_S)  # its code has ended, but the thread may not yet be gone
+            assert not thread.is_alive(), thread
     return result
 
 
