@@ -53,6 +53,7 @@ headline: $(READY)
 
 sim: $(READY)
 	$(BIN)/python -m tests.oracle $(SEED)
+	$(BIN)/python -m tests.worlds $(SEED)
 
 docs: $(READY)
 	$(BIN)/python -m pytest tests/docs

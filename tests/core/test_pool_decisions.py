@@ -292,6 +292,25 @@ def test_calls_wait_when_all_replicas_are_down_but_not_for_ever() -> None:
     assert "connection refused" in str(refused(pool.wake()[1]))
 
 
+def test_who_comes_when_it_has_been_dark_for_long_waits_for_the_probe() -> None:
+    """Nobody was there to see that the replica is back; so it is not known to be still down."""
+    pool = Machine(1, limits={"dark_s": 10.0})
+    open_replica(pool, 0, 0.0)
+    assert calls(pool.submit(8, 100.0)) == [8]
+    assert pool.submit(9, 100.1) == []
+    assert pool.tell(Woke(), 100.2) == []
+    assert pool.core.wake_at() == 110.0
+    assert calls(pool.began(8, 0, 101.0)) == [9]
+
+
+def test_a_silent_probe_is_not_waited_for_for_ever() -> None:
+    pool = Machine(1, limits={"dark_s": 10.0})
+    open_replica(pool, 0, 0.0)
+    pool.submit(8, 100.0)
+    pool.submit(9, 100.1)
+    assert "connection refused" in str(refused(pool.tell(Woke(), 110.0)))
+
+
 def test_a_replica_that_comes_back_serves_who_waited() -> None:
     pool = Machine(2, limits={"failures_max": 1, "open_s": 2.0, "dark_s": 5.0})
     open_replica(pool, 0, 0.0)
@@ -476,6 +495,48 @@ def test_output_lengths_are_learned_stage_by_stage() -> None:
         pool.ended(call, 0, call + 0.5, Usage(prompt_tokens=100, completion_tokens=4))
     assert pool.core.texts.expected_tokens("verify", None) == 4.0
     assert pool.core.texts.expected_tokens("answer", None) == 128.0
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        Usage(-100, 10),
+        Usage(100, -10),
+        Usage(10**12, 10),
+        Usage(100, 10**12),
+        Usage(100, 10, cached_tokens=101),
+        Usage(100, 10, cached_tokens=-1),
+        Usage(100, 10, reasoning_tokens=11),
+    ],
+    ids=str,
+)
+def test_usage_that_cannot_be_true_teaches_nothing(lie: Usage) -> None:
+    told, silent = Machine(1, policy="prompt-aware"), Machine(1, policy="prompt-aware")
+    for pool, usage in ((told, lie), (silent, None)):
+        for call in range(5):
+            pool.submit(call, float(call), stage="s")
+            pool.began(call, 0, call + 0.1)
+            pool.ended(call, 0, call + 0.9, usage)
+    assert learned(told) == learned(silent)
+
+
+def learned(pool: Machine) -> list[float]:
+    texts, replica = pool.core.texts, pool.core.replicas[0]
+    return [
+        texts.tokens_per_byte.value,
+        texts.tokens_per_char.value,
+        texts.expected_tokens("s", None),
+        replica.prefill_s,
+        replica.step_s(1),
+        replica.cache.index.bytes_max,
+    ]
+
+
+def test_an_answer_with_more_tokens_than_letters_teaches_nothing_about_letters() -> None:
+    pool = Machine(1)
+    pool.submit(1)
+    pool.ended(1, 0, 1.0, Usage(100, 5000))  # the rest was thinking that it does not show
+    assert pool.core.texts.tokens_per_char.value == 0.25
 
 
 def test_tokens_per_byte_are_learned_from_usage() -> None:

@@ -442,6 +442,25 @@ def test_an_answer_without_a_single_delta_is_a_failure() -> None:
     world(main)
 
 
+def test_an_answer_that_does_not_say_why_it_ended_has_broken_off() -> None:
+    class Cut(FakeReplica):
+        async def stream(self, call: Call) -> AsyncGenerator[Delta, None]:
+            for word in WORDS[:7]:
+                yield Delta(word)
+
+    async def main() -> None:
+        pool = Pool("chat", [Cut("r0"), FakeReplica("r1")], policy="round-robin")
+        deltas = await answer(pool, ask())
+        assert "".join(deltas) == TEXT
+        assert deltas[-1].finish_reason == "stop"
+        at_rest(pool)
+        alone = Pool("chat", [Cut("r0")], resume=False)
+        with pytest.raises(EngineError, match="r0 ended its answer after a part of it"):
+            await answer(alone, ask())
+
+    world(main)
+
+
 def test_closing_ends_calls_that_wait() -> None:
     async def main() -> None:
         pool = Pool("chat", [FakeReplica("r0")], limits=Limits(sequences_start=1, sequences_max=1))

@@ -123,6 +123,30 @@ class PerStage:
         self._means[stage] = mean
 
 
+TOKENS_PER_BYTE_MAX = 2.0
+"""A token holds a byte at least. (Twice that: chat templates and pictures we see only in part.)"""
+UNSEEN_TOKENS_MAX = 20_000
+"""And what a server may add to a prompt that we do not see at all."""
+WRITTEN_TOKENS_MAX = 10_000_000
+"""No answer is longer than this."""
+TOKENS_PER_CHAR_MAX = 4.0
+"""A character has four bytes at most. An answer of more tokens has a part that we do not see."""
+
+
+def believable(usage: Usage | None, size: int) -> Usage | None:
+    """What a server told of a call whose prompt has so many bytes, if it can be true.
+
+    One server that miscounts must not make the whole pool think that prompts are endless or that
+    replicas read them in no time. Its usage is passed on to the reader, but nothing is learned.
+    """
+    if usage is None:
+        return None
+    prompt_max = size * TOKENS_PER_BYTE_MAX + UNSEEN_TOKENS_MAX
+    read = 0 <= usage.cached_tokens <= usage.prompt_tokens <= prompt_max
+    written = 0 <= usage.reasoning_tokens <= usage.completion_tokens <= WRITTEN_TOKENS_MAX
+    return usage if read and written else None
+
+
 class Texts:
     """How many tokens texts have, and how many a stage writes in what time."""
 
@@ -170,7 +194,7 @@ class Texts:
         if usage.prompt_tokens and size:
             self.tokens_per_byte.observe(usage.prompt_tokens / size)
         shown = usage.completion_tokens - usage.reasoning_tokens
-        if shown > 0 and chars >= 16:
+        if chars >= 16 and 0 < shown <= TOKENS_PER_CHAR_MAX * chars:
             self.tokens_per_char.observe(shown / chars)
 
     def wrote(self, stage: str, tokens: float, duration_s: float) -> None:

@@ -42,8 +42,9 @@ from random import Random
 from typing import Any
 
 from ..errors import AltoError, EngineError
+from .dark import Dark
 from .flights import Counts, Flight, Requests, flight_of
-from .learning import Texts
+from .learning import Texts, believable
 from .next_call import NextCall
 from .peers import Peers
 from .policies import resolve
@@ -124,8 +125,7 @@ class CallPool:
         """The time of the last event."""
         self._long_hold_until = 0.0
         """Until then there may be replicas that want to be left alone for too long."""
-        self._dark_since: float | None = None
-        """Since when every replica is open; None if one is well."""
+        self._dark = Dark(self.replicas, self.limits.dark_s)
         self._ahead = Prewarming(
             self.replicas, self.limits, self.texts, self._requests, self._choose, rate is None
         )
@@ -173,8 +173,8 @@ class CallPool:
         if self.waiting:
             if self._deadlines:
                 times.append(self._deadlines[0][0])
-            if self._dark_since is not None:
-                times.append(self._dark_since + self.limits.dark_s)
+            if self._dark.ends_at is not None:
+                times.append(self._dark.ends_at)
             if self._queue:
                 ready = (replica.ready_at(self.now) for replica in self.replicas)
                 times.extend(at for at in ready if at is not None)
@@ -233,7 +233,7 @@ class CallPool:
             return
         self.replicas[chosen.replica].begin(chosen, now)
         if chosen.probe:
-            self._dark_since = None
+            self._dark.lit()
         self._drop_others(flight, chosen, now)
 
     def _ended(self, event: Ended, now: float) -> None:
@@ -241,7 +241,7 @@ class CallPool:
         if flight is None or sent is None:
             return
         self._remove(flight)
-        usage, texts = event.usage, self.texts
+        usage, texts = believable(event.usage, flight.prompt.size), self.texts
         tokens = texts.written(event.chars, usage)
         cached = usage.cached_tokens if usage is not None else None
         self.replicas[event.replica].finish(sent, tokens, usage, now)
@@ -279,7 +279,7 @@ class CallPool:
                 self._long_hold_until = max(self._long_hold_until, replica.hold_until)
         elif error.retryable:
             replica.failed(sent, error, self._random, now)
-            self._look_for_light(now)
+            self._dark.look(now)
         if self._rate is not None and not began:
             self._rate.settle(sent.reserved, 0, now)
         self._end_try(flight, sent, now)
@@ -332,7 +332,7 @@ class CallPool:
         while self._hedges and self._hedges[0][0] <= now:
             _, call, replica = heappop(self._hedges)
             self._hedge(call, replica, now)
-        if self._dark_since is not None and now >= self._dark_since + self.limits.dark_s:
+        if (gives_up_at := self._dark.ends_at) is not None and gives_up_at <= now:
             for flight in [flight for flight in self._flights.values() if flight.waiting]:
                 self._give_up(flight, self._nobody(flight, None))
 
@@ -514,13 +514,6 @@ class CallPool:
         self._number += 1
         heappush(self._paused, (now + pause, self._number, flight.call))
         self._watch_deadline(flight)
-
-    def _look_for_light(self, now: float) -> None:
-        """Notice the moment when the last replica went out."""
-        if self._dark_since is None and all(
-            replica.open_until is not None for replica in self.replicas
-        ):
-            self._dark_since = now
 
     def _nobody(self, flight: Flight, last: EngineError | None) -> EngineError:
         tries = (flight.failures, flight.turned_away, flight.resumes)

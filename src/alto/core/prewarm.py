@@ -32,7 +32,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .flights import Growing, Requests
-from .learning import Texts
+from .learning import Texts, believable
 from .pool_events import Drop, Grew, Warm, Warmed
 from .replicas import Limits, ReplicaState, Try
 from .scheduling import CallId, Facts, ReplicaId
@@ -90,7 +90,7 @@ class Prewarming:
         sent = growing.sent if growing is not None else None
         if growing is None or sent is None or sent.replica != event.replica:
             return
-        replica, usage = self.replicas[event.replica], event.usage
+        replica, usage = self.replicas[event.replica], believable(event.usage, growing.size)
         if event.failed:
             growing.failed |= 1 << event.replica
             growing.home = None

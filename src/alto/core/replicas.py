@@ -176,7 +176,8 @@ class ReplicaState:
         self.open_until: float | None = None
         """None: well. Else no call before then, and then one probe."""
         self.last_error = ""
-        self._probing = False
+        self.probed_at: float | None = None
+        """When the probe that is under way was sent."""
         self._cut_at = 0.0
         self._slow_start = True
         self._changed_at = 0.0
@@ -230,7 +231,7 @@ class ReplicaState:
         return min(HOME_PATIENCE * self.prefill_s * tokens, self.limits.home_wait_max_s)
 
     def _serves(self, now: float) -> bool:
-        if self.open_until is not None and (self._probing or now < self.open_until):
+        if self.open_until is not None and (self.probed_at is not None or now < self.open_until):
             return False
         if now < self.hold_until:
             return False
@@ -254,7 +255,7 @@ class ReplicaState:
     def ready_at(self, now: float) -> float | None:
         """When time alone will make it take calls again; None if it is not time that is missing."""
         at = max(self.hold_until, self.open_until or 0.0)
-        return at if at > now and not self._probing else None
+        return at if at > now and self.probed_at is None else None
 
     def trust(self, now: float) -> float:
         """How much of its measured slowness still counts: 1, or less after long idleness."""
@@ -300,7 +301,8 @@ class ReplicaState:
             self.open_until is not None,
             facts.weight,
         )
-        self._probing = self._probing or sent.probe
+        if sent.probe:
+            self.probed_at = now
         self.sequences += 1
         self.sent_total += 1
         self.weight += sent.weight
@@ -321,7 +323,7 @@ class ReplicaState:
         sent.area_at, sent.read_at = self._area, self._read
         if sent.probe:
             # One more failure opens it again; only a whole text clears the record.
-            self._probing = False
+            self.probed_at = None
             self.open_until = None
             self.failures = self.limits.failures_max - 1
         self._judge_first(sent, now)
@@ -338,7 +340,7 @@ class ReplicaState:
         if sent.began_at is None:
             self.prefill_tokens = max(0.0, self.prefill_tokens - sent.uncached_tokens)
             if sent.probe:
-                self._probing = False
+                self.probed_at = None
 
     def finish(self, sent: Try, tokens: float, usage: Usage | None, now: float) -> None:
         """The try wrote its whole text. Call `leave` too."""

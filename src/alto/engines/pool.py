@@ -339,9 +339,9 @@ class Pool(Encodes):
         self._tell(Began(reader.number, reader.replica))
 
     def _finish(self, reader: _Reader) -> None:
-        """A try came to its end. If it had nothing to say that is an error."""
-        if not reader.writing:
-            raise self._silent_error(reader.replica)
+        """A try came to its end. If it said nothing, or not why it ended, that is an error."""
+        if not reader.writing or reader.given[-1].finish_reason is None:
+            raise self._silent_error(reader.replica, began=reader.writing)
         reader.finished = True
 
     def _is_over(self, reader: _Reader, error: Exception) -> bool:
@@ -391,7 +391,7 @@ class Pool(Encodes):
         try:
             first = await anext(inner, None)
             if first is None:
-                raise self._silent_error(replica)
+                raise self._silent_error(replica, began=False)
         except Exception as error:
             failure = self._engine_error(error, replica)
             self._tell(Broke(reader.number, replica, failure))
@@ -529,10 +529,11 @@ class Pool(Encodes):
         failure.__cause__ = error
         return failure
 
-    def _silent_error(self, replica: ReplicaId) -> EngineError:
+    def _silent_error(self, replica: ReplicaId, *, began: bool) -> EngineError:
+        where = "after a part of it" if began else "without a word"
         return EngineError(
-            f"replica {self.replicas[replica].name} ended its answer without a word; expected at "
-            "least one delta, with a finish_reason",
+            f"replica {self.replicas[replica].name} ended its answer {where}; expected a "
+            "last delta with a finish_reason",
             engine=self.name,
         )
 
