@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import traceback
 
-from . import calls
+from . import calls, pipelines
 
-WAYS = {"calls": calls.one}
+WAYS = {"calls": calls.one, "pipelines": pipelines.one}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Calls of one pool, in a world where replicas are moody up to a time, and then all are well.
+"""Calls of a pool, or of several side by side, in a world where replicas are moody up to a time, and then all are well.
 
 Safety, at any time: each call ends; its text is whole, or it gets one named error; the counts of
 the pool agree; nothing runs on. Liveness, once all are well: every call is answered, and every
@@ -12,12 +12,14 @@ from random import Random
 from typing import Any
 
 from alto.core.calls import Call, Delta
+from alto.core.peers import ReplicaSummary, Summary
+from alto.core.policies import NAMED as NAMED_POLICIES
 from alto.core.replicas import Limits
 from alto.engines.pool import Pool
 from alto.errors import AltoError, DeadlineExceeded, EngineError, Overloaded
 from alto.testing.loop import run
 
-from .moody import MOODS, MoodyReplica, Span, written_by_all
+from .moody import COUNTS, MOODS, MoodyReplica, Span, written_by_all
 
 HEALED_S = 40.0
 NAMED = (EngineError, DeadlineExceeded, Overloaded)
@@ -43,27 +45,21 @@ class World:
             for n in range(luck.randint(1, 4))
         ]
         self.liars = any(span.mood == "miscounts" for one in self.replicas for span in one.plan)
-        self.pool = Pool(
-            "chat",
-            self.replicas,
-            policy=luck.choice(
-                (
-                    "prompt-aware",
-                    "prompt-aware",
-                    "prefix-affinity",
-                    "least-outstanding",
-                    "round-robin",
-                )
-            ),
-            seed=seed,
-            limits=Limits(
-                sequences_start=luck.choice((1, 4, 64)),
-                dark_s=luck.choice((1.0, 10.0)),
-                waiting_max=luck.choice((16, 10_000)),
-            ),
-            hedge_s=luck.choice((None, None, 0.5)),
-            continue_final_message=luck.random() < 0.5,
+        self.limits = Limits(
+            sequences_start=luck.choice((1, 4, 64)),
+            dark_s=luck.choice((1.0, 10.0)),
+            waiting_max=luck.choice((16, 10_000)),
         )
+        options: dict[str, Any] = {
+            "policy": luck.choice(("prompt-aware", "prompt-aware", *NAMED_POLICIES)),
+            "limits": self.limits,
+            "hedge_s": luck.choice((None, None, 0.5)),
+            "continue_final_message": luck.random() < 0.5,
+        }
+        count = luck.choice((1, 1, 2, 3))
+        self.pools = [
+            Pool("chat", self.replicas, seed=seed + place, **options) for place in range(count)
+        ]
         self.answered = 0
 
     def _plan(self, moods: list[str]) -> list[Span]:
@@ -110,15 +106,16 @@ class World:
             assert any(usage in replica.honest for replica in self.replicas), usage
 
     async def answer(self, call: Call) -> list[Delta]:
+        pool = self.luck.choice(self.pools)
         if self.luck.random() < 0.5:
-            return [delta async for delta in self.pool.stream(call)]
+            return [delta async for delta in pool.stream(call)]
         deltas: list[Delta] = []
 
         def take(delta: Delta) -> bool:
             deltas.append(delta)
             return True
 
-        await self.pool.read(call, take)
+        await pool.read(call, take)
         return deltas
 
     async def metrics(self) -> None:
@@ -128,17 +125,38 @@ class World:
             luck = self.luck
             if luck.random() < 0.3:
                 told = luck.choice((0, 1, 50, 10**9))
-                self.pool.report(
+                luck.choice(self.pools).report(
                     luck.randrange(len(self.replicas)),
                     running=told,
                     waiting=luck.choice((0, 3, told)),
                 )
-            self.pool.check()
-        for at in range(len(self.replicas)):
-            self.pool.report(at, running=0, waiting=0)
+            for pool in self.pools:
+                pool.check()
+        for pool in self.pools:
+            for at in range(len(self.replicas)):
+                pool.report(at, running=0, waiting=0)
+
+    async def gossip(self) -> None:
+        """Pools side by side tell each other what they have. Some of it is lost, late or a lie, and
+        once all are well they say no more."""
+        loop, luck = asyncio.get_running_loop(), self.luck
+        while loop.time() < HEALED_S and len(self.pools) > 1:
+            await asyncio.sleep(0.1)
+            place = luck.randrange(len(self.pools))
+            summary = self.pools[place].summary()
+            if luck.random() < 0.05:
+                summary = Summary(summary.number, luck.choice(COUNTS), (self.lie(),))
+            for pool in self.pools:
+                if pool is not self.pools[place] and luck.random() < 0.9:
+                    loop.call_later(luck.uniform(0, 0.5), pool.hear, str(place), summary)
+
+    def lie(self) -> ReplicaSummary:
+        numbers = [self.luck.choice(COUNTS) for _ in range(4)]
+        blocks = tuple(self.luck.randrange(1 << 40) for _ in range(5))
+        return ReplicaSummary(f"r{self.luck.randrange(5)}", *numbers, prompts=(blocks,))
 
     async def moody(self) -> None:
-        telling = asyncio.create_task(self.metrics())
+        telling = asyncio.gather(self.metrics(), self.gossip())
         readers = [asyncio.create_task(self.reader(n)) for n in range(60)]
         loop = asyncio.get_running_loop()
         for reader in self.luck.sample(readers, 8):
@@ -154,7 +172,7 @@ class World:
 
     async def well(self) -> None:
         """Calls in bursts; the pauses between are as long as replicas may be left alone."""
-        await asyncio.sleep(self.pool._core.limits.hold_max_s)
+        await asyncio.sleep(self.limits.hold_max_s)
         served = [replica.served for replica in self.replicas]
         for burst in range(20):
             count = 4 * len(self.replicas)
@@ -168,23 +186,18 @@ class World:
                 break
             await asyncio.sleep(30.0)
         else:
-            idle = [
-                one.name
-                for one, before in zip(self.replicas, served, strict=True)
-                if one.served == before
-            ]
-            raise AssertionError(f"well, but never used again: {idle}; {self.pool.load()}")
-        assert all(load.healthy for load in self.pool.load().values()), self.pool.load()
+            raise AssertionError(f"well, but never used again: {[p.load() for p in self.pools]}")
 
     def calm(self, number: int) -> Call:
         return Call(messages=[{"role": "user", "content": f"calm {number}"}], stage="calm")
 
     def at_rest(self) -> None:
-        self.pool.check()
-        assert self.pool.waiting == 0
-        assert [load.sequences for load in self.pool.load().values()] == [0] * len(self.replicas)
-        assert [replica.running for replica in self.replicas] == [0] * len(self.replicas)
-        assert not self.pool._readers
+        for pool in self.pools:
+            pool.check()
+            assert pool.waiting == 0
+            assert not any(load.sequences for load in pool.load().values()), pool.load()
+            assert not pool._readers
+        assert not any(replica.running for replica in self.replicas)
 
 
 def check_text(call: Call, deltas: list[Delta]) -> None:
@@ -215,7 +228,8 @@ def one(seed: int) -> int:
         await world.moody()
         await asyncio.sleep(max(0.0, HEALED_S + 1 - asyncio.get_running_loop().time()))
         await world.well()
-        await world.pool.aclose()
+        for pool in world.pools:
+            await pool.aclose()
         return int(world.answered)
 
     return run(main())

@@ -5,7 +5,7 @@ A seed that fails says what was wrong; `python -m tests.worlds SEED` runs it aga
 
 import pytest
 
-from . import calls
+from . import calls, pipelines
 
 CHUNK = 50
 
@@ -14,6 +14,12 @@ CHUNK = 50
 def test_calls_survive_moody_replicas(chunk: int) -> None:
     answered = sum(calls.one(seed) for seed in range(chunk * CHUNK, (chunk + 1) * CHUNK))
     assert answered > 40 * CHUNK
+
+
+@pytest.mark.parametrize("chunk", range(4))
+def test_requests_survive_moody_replicas(chunk: int) -> None:
+    answered = sum(pipelines.one(seed) for seed in range(chunk * 25, (chunk + 1) * 25))
+    assert answered > 6 * 25
 
 
 @pytest.mark.parametrize(
@@ -26,6 +32,16 @@ def test_calls_survive_moody_replicas(chunk: int) -> None:
 )
 def test_what_once_went_wrong_does_not_again(seed: int) -> None:
     calls.one(seed)
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        167,  # what could not be read was asked again of the same replica, and read no better
+    ],
+)
+def test_what_once_went_wrong_with_requests_does_not_again(seed: int) -> None:
+    pipelines.one(seed)
 
 
 def test_a_world_is_the_same_each_time() -> None:

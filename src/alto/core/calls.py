@@ -162,6 +162,9 @@ class Call:
     they are known: a server that takes them goes on from there exactly. `ahead` is what the engine
     gave (`Pool.ahead`) while the prompt was growing. A `prewarm` is for nothing but the reading of
     its prompt.
+    `answered_by` is filled in by an engine of several replicas: the name of the one that wrote the
+    end of the answer. If that cannot be read, ask again with its name in `avoid`: then another
+    answers if there is one, and a replica that nobody can read loses its calls.
     """
 
     messages: list[Message]
@@ -184,6 +187,8 @@ class Call:
     boundaries: Callable[[str], Sequence[int]] | None = None
     prompt_ids: Sequence[int] = ()
     ahead: object | None = None
+    answered_by: str = ""
+    avoid: str = ""
     prewarm: bool = False
 
 
@@ -221,6 +226,8 @@ def asked(
     call.model = template.model
     call.boundaries = template.boundaries
     call.ahead = template.ahead
+    call.answered_by = template.answered_by
+    call.avoid = template.avoid
     call.prewarm = template.prewarm
     call.prompt_ids = template.prompt_ids
     return call

@@ -74,6 +74,8 @@ def flight_of(event: Submitted, growing: Growing | None, since: float, due: floa
     )
     if growing is not None:
         flight.home, flight.tried = growing.home, growing.failed
+    if event.avoid is not None:
+        flight.tried |= 1 << event.avoid
     return flight
 
 

@@ -68,6 +68,7 @@ from .pool_events import (
 )
 from .prewarm import Prewarming, follow
 from .rate import Rate
+from .readable import Readable
 from .refusals import Refusals, is_busy, no_replicas
 from .replicas import Limits, ReplicaState, Speed, Try, forgive
 from .scheduling import CallId, Facts, Finished, Placed, Policy, ReplicaId, needs_prefix
@@ -125,6 +126,7 @@ class CallPool:
         """The time of the last event."""
         self._long_hold_until = 0.0
         """Until then there may be replicas that want to be left alone for too long."""
+        self._readable = Readable(self.replicas)
         self._dark = Dark(self.replicas, self.limits.dark_s)
         self._ahead = Prewarming(
             self.replicas, self.limits, self.texts, self._requests, self._choose, rate is None
@@ -221,6 +223,9 @@ class CallPool:
         due = since + self.limits.patience_s
         if deadline is not None:
             due = min(due, deadline - self.texts.expected_s(event.stage))
+        if event.avoid is not None:
+            self._readable.complained(event.avoid, self._random, now)
+            self._dark.look(now)
         flight = flight_of(event, growing, since, due)
         self._flights[event.call] = flight
         self._requests.joined(event.request)
@@ -248,6 +253,8 @@ class CallPool:
         if self._rate is not None:
             read = texts.read(flight.prompt.size, usage)
             self._rate.settle(sent.reserved, read + tokens, now)
+        if self._readable.counts:
+            self._readable.answered(event.replica)
         self._end_try(flight, sent, now)
         self._drop_others(flight, sent, now)
         if usage is not None:

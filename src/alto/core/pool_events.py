@@ -15,7 +15,10 @@ from .scheduling import CallId, ReplicaId
 
 @dataclass(slots=True)
 class Submitted:
-    """A reader asks for the answer to a call. If it was growing before, its prewarm ends here."""
+    """A reader asks for the answer to a call. If it was growing before, its prewarm ends here.
+
+    `avoid` wrote an answer to this before that could not be read.
+    """
 
     call: CallId
     prompt: Prompt
@@ -23,6 +26,7 @@ class Submitted:
     request: str = ""
     deadline: float | None = None
     max_tokens: int | None = None
+    avoid: ReplicaId | None = None
 
 
 @dataclass(slots=True)

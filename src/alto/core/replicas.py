@@ -173,6 +173,8 @@ class ReplicaState:
         self.openings = 0
         self.sent_total = self.failed_total = self.turned_away_total = 0
         """Calls since the pool was made: sent, failed, and refused as too many."""
+        self.distrusted = 0
+        """How often it was left alone for what it wrote."""
         self.open_until: float | None = None
         """None: well. Else no call before then, and then one probe."""
         self.last_error = ""
@@ -371,6 +373,15 @@ class ReplicaState:
             self.open_until = now + max(pause * (0.9 + 0.2 * random.random()), wish)
             # If it died its cache died with it. If not, we will see what it reports.
             self.cache.index.clear()
+
+    def distrust(self, random: Random, now: float) -> None:
+        """What it answers cannot be read. It is left alone for a while, each time for longer; the
+        times are counted apart, as every answer of it that comes to its end looks well."""
+        if self.open_until is None:
+            self.last_error = "its answers could not be read"
+            pause = min(self.limits.open_s * 2.0**self.distrusted, self.limits.open_s_max)
+            self.distrusted += 1
+            self.open_until = now + pause * (0.9 + 0.2 * random.random())
 
     def turned_away(self, sent: Try, error: EngineError, now: float) -> None:
         """Too many, says the replica: it is well, but it has less room than thought."""

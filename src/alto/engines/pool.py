@@ -421,9 +421,16 @@ class Pool(Encodes):
                 call.request,
                 call.deadline,
                 call.max_tokens,
+                self._named(call.avoid) if call.avoid else None,
             )
         )
         return reader
+
+    def _named(self, name: str) -> ReplicaId | None:
+        for at, replica in enumerate(self.replicas):
+            if replica.name == name:
+                return ReplicaId(at)
+        return None
 
     def _number(self) -> CallId:
         self._numbers += 1
@@ -463,6 +470,8 @@ class Pool(Encodes):
     def _leave(self, reader: _Reader) -> None:
         """The generator is over: by its end, by its reader, or by an error."""
         del self._readers[reader.number]
+        if reader.writing:
+            reader.call.answered_by = self.replicas[reader.replica].name
         part = reader.given[reader.start :] if reader.start else reader.given
         # Many readers go when they see the finish reason, before the stream itself ends.
         if reader.writing and part and (reader.finished or part[-1].finish_reason):

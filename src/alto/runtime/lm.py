@@ -1,6 +1,7 @@
 """An LM stage: prompt, call, and items out of the text while it is written.
 
-Text that does not parse is asked for once more; a stream goes on after its last complete item.
+Text that does not parse is asked for once more, of another replica if there is one; a stream goes
+on after its last complete item.
 When an engine of several fails, the next is used. A later attempt of a stream of deltas is cut
 where the earlier one was, as far as the characters agree, so equal text keeps its downstream work.
 """
@@ -64,7 +65,7 @@ async def call(
             break
         if attempt == PARSE_TRIES or reading.truncated:
             raise error
-        template.messages = reading.again(messages)
+        template.messages, template.avoid = reading.again(messages), template.answered_by
     reading.finish()
 
 
