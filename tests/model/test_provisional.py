@@ -506,3 +506,51 @@ def test_a_committed_stage_that_gives_up_on_what_may_change_waits_for_it(
     checked = {(k,): item for k, item in enumerate(again) if item != "b"}
     checked |= {(k,): "?" for k, item in enumerate(again) if item == "b" and stands_in}
     assert sorted(told(events, "check")) == sorted(checked.items())
+
+
+def test_a_committed_item_waits_for_what_an_empty_stream_may_yet_bring() -> None:
+    world = World([["a", None], ["x"]])
+    writes, reads = world.writes(), world.reads()
+
+    @stage
+    async def all_but_a(items: Stream[str]) -> AsyncIterator[str]:
+        async for item in items:
+            if item != "a":
+                yield item
+            return
+
+    @pipeline
+    def p(x: str):
+        items = writes(x)
+        few = all_but_a(items)
+        return {"read": reads(few), "merged": reads(alto.merge(x, few)), "items": items}
+
+    events = events_of(p, "q", delivery="committed")
+    assert told(events, "read") == [((), "x")]
+    assert told(events, "merged") == [((), "q,x")]
+
+
+def test_a_committed_stage_waits_no_longer_for_the_stream_of_an_item_that_was_taken_back() -> None:
+    world = World([["a", None], ["x"]])
+    writes = world.writes()
+
+    @stage
+    async def slow(item: str) -> AsyncIterator[str]:
+        yield "first"
+        await asyncio.sleep(10)
+        yield "second"
+
+    @stage
+    async def first(items: Stream[str]) -> str:
+        return await anext(aiter(items))
+
+    @stage(delivery="committed")
+    async def keeps(item: str) -> str:
+        return item
+
+    @pipeline
+    def p(x: str):
+        items = slow(writes(x))
+        return {"kept": keeps(first(items)), "items": items}
+
+    assert call(p, "q") == {"kept": "first", "items": ["first", "second"]}

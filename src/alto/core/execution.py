@@ -124,6 +124,7 @@ class Execution:
         self.client: dict[tuple[str, Path], Any] = {}
         self.stale: set[tuple[str, Path]] = set()
         self.awaiting: dict[Scope | Invocation, list[commit.Waiter]] = {}
+        self.unjudged: deque[commit.Waiter] = deque()
         self.committed_places: set[tuple[Use, Node]] = set()
         self._work: deque[tuple[Node, Flow, Any]] = deque()
         self._moves: deque[Feed] = deque()
@@ -397,13 +398,15 @@ class Execution:
 
     def _drain(self) -> None:
         """Work off everything that follows, then see whether the request is over or stuck."""
-        work, moves = self._work, self._moves
+        work, moves, unjudged = self._work, self._moves, self.unjudged
         try:
-            while (work or moves) and not self.finished:
+            while (work or moves or unjudged) and not self.finished:
                 if work:
                     settling.settled(self, *work.popleft())
-                else:
+                elif moves:
                     feeding.move(self, moves.popleft())
+                else:
+                    commit.judge(self)
         except Forgotten:
             pressure.forgotten(self, None)
         if not self.finished and not self.open_outputs and not self.reruns:
@@ -475,6 +478,7 @@ class Execution:
         self.retired.clear()
         self.client.clear()
         self.awaiting.clear()
+        self.unjudged.clear()
         self.committed_places.clear()
         root = self.root
         pressure.close_node(root)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import feeding, interest, lifecycle, pressure, settling
+from . import commit, feeding, interest, lifecycle, pressure, settling
 from .attempt import ACTIVE, Invocation, State
 from .feed import END, Cursor, Feed, Forgotten
 from .graph import Flow, Gather, Kind, Mode, Output, Use
@@ -355,6 +355,8 @@ def kill(execution: Execution, top: Node) -> None:
                 lifecycle.stop(execution, invocation, State.DEAD)
                 lifecycle.end_rerun(execution, invocation)
         for scope in (node.scopes or {}).values():
+            if execution.awaiting:
+                commit.over(execution, scope)
             stack.extend(child for child in scope.children if child is not None)
         stack.extend((node.merged or {}).values())
 
