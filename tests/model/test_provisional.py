@@ -554,3 +554,29 @@ def test_a_committed_stage_waits_no_longer_for_the_stream_of_an_item_that_was_ta
         return {"kept": keeps(first(items)), "items": items}
 
     assert call(p, "q") == {"kept": "first", "items": ["first", "second"]}
+
+
+@pytest.mark.parametrize("below", [False, True], ids=["merged", "below the merged"])
+def test_a_walk_through_a_merge_goes_back_for_what_an_argument_brings_later(below: bool) -> None:
+    world = World([["a", None], ["x"]])
+    writes, works = world.writes(), world.works()
+
+    @stage
+    async def early(items: Stream[str]) -> AsyncIterator[str]:
+        async for item in items:
+            if item != "a":
+                yield item
+            return
+
+    @stage
+    async def late(x: str) -> str:
+        await asyncio.sleep(60)
+        return x
+
+    @pipeline
+    def p(x: str):
+        items = writes(x)
+        merged = alto.merge(x, early(items), late(x))
+        return {"all": works(merged) if below else merged, "items": items}
+
+    assert call(p, "q")["all"] == (["Q", "X", "Q"] if below else ["q", "x", "q"])

@@ -22,8 +22,9 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from .graph import Gather, Mode, Output, Step
-from .scope import ABSENT, PENDING, Failed, Node
+from .graph import Gather, Level, Mode, Output, Step
+from .path import is_under
+from .scope import ABSENT, PENDING, Failed, Node, Scope
 
 if TYPE_CHECKING:
     from .attempt import Invocation
@@ -145,6 +146,42 @@ class Cursor:
         node.open -= 1
         if node.open == 0:
             self.feed.execution.spend(node)
+
+    def is_past(self, scope: Scope) -> bool:
+        """Whether it has left the end of `scope`, which lies on its way, behind. At another item
+        below the same argument of a merge it may be said to have."""
+        there = scope.node.path
+        for depth in range(self.depth + 1):
+            here = self.nodes[depth].path
+            if not is_under(there, here):
+                return here > there and not is_under(here, there)
+            if depth == self.last:
+                return False
+            step = self.steps[depth]
+            if step.merge is None:
+                continue
+            if not scope.level.is_under(step.level):
+                return self._is_past_argument(depth, scope)
+            if depth == self.depth:
+                return self.index[depth] >= there[len(here)]
+        return self.depth < 0
+
+    def _is_past_argument(self, depth: int, scope: Scope) -> bool:
+        """The same for a scope on the way to the arguments of the merge at `depth`."""
+        current = self.index[depth]
+        for position, (_, way) in enumerate(self.steps[depth].sources):
+            if position <= current and _leads_through(way, scope.level):
+                sub = self.subs.get(depth) if self.subs else None
+                if position < current or (sub is not None and sub.is_past(scope)):
+                    return True
+        return False
+
+
+def _leads_through(steps: tuple[Step, ...], level: Level) -> bool:
+    return any(
+        step.level is level or any(_leads_through(way, level) for _, way in step.sources)
+        for step in steps
+    )
 
 
 def _over() -> Cursor:

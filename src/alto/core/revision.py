@@ -85,16 +85,7 @@ def changed(execution: Execution, scope: Scope) -> None:
 
 
 def _is_past(feed: Feed, scope: Scope) -> bool:
-    if feed.ended:
-        return True
-    if feed.queue is not None:
-        return False
-    cursor = feed.cursor
-    if cursor.depth < 0:
-        return True
-    here = cursor.nodes[cursor.depth].path
-    there = scope.node.path
-    return not is_under(here, there) and here > there
+    return feed.ended or (feed.queue is None and feed.cursor.is_past(scope))
 
 
 def _feed_of(execution: Execution, walker: Gather | Output, node: Node) -> Feed | None:
