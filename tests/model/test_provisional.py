@@ -59,6 +59,25 @@ class World:
         return reads
 
 
+def first_of() -> Any:
+    @stage(name="first")
+    async def first(items: Stream[str]) -> str:
+        async for item in items:
+            return item
+        return "nothing"
+
+    return first
+
+
+def slowly() -> Any:
+    @stage(name="slow")
+    async def slow(x: str) -> str:
+        await asyncio.sleep(10)
+        return "slow"
+
+    return slow
+
+
 def call(flow: Any, *args: Any) -> Any:
     async def main() -> Any:
         async with alto.Runtime() as runtime:
@@ -580,3 +599,100 @@ def test_a_walk_through_a_merge_goes_back_for_what_an_argument_brings_later(belo
         return {"all": works(merged) if below else merged, "items": items}
 
     assert call(p, "q")["all"] == (["Q", "X", "Q"] if below else ["q", "x", "q"])
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["cancelled", "under way"])
+def test_an_either_waits_for_its_next_argument_when_the_chosen_one_is_taken_back(
+    shared: bool,
+) -> None:
+    world = World([["a", None], ["x"]])
+    writes, first, slow = world.writes(), first_of(), slowly()
+
+    @pipeline
+    def p(x: str):
+        items, other = writes(x), slow(x)
+        chosen = first(items).where(lambda item: item == "a")
+        outputs = {"either": alto.either(chosen, other), "items": items}
+        return outputs | {"other": other} if shared else outputs
+
+    assert call(p, "q")["either"] == "slow"
+    assert told(events_of(p, "q"), "either") == [((), "a"), ((), "slow", "revised")]
+    assert told(events_of(p, "q", delivery="committed"), "either") == [((), "slow")]
+
+
+def test_a_join_that_was_absent_waits_for_its_other_items_when_the_missing_one_comes() -> None:
+    world = World([["a", None], ["x"]])
+    writes, first, slow = world.writes(), first_of(), slowly()
+
+    @stage
+    async def pair(a: str, b: str) -> str:
+        return a + b
+
+    @stage
+    async def pairs(a: str, b: str) -> AsyncIterator[str]:
+        yield a + b
+
+    @stage
+    async def listed(items: list[str]) -> list[str]:
+        return items
+
+    @pipeline
+    def p(x: str):
+        items, other = writes(x), slow(x)
+        one = first(items).where(lambda item: item != "a")
+        return {"pair": pair(one, other), "listed": listed(pairs(one, other)), "items": items}
+
+    assert call(p, "q") == {"pair": "xslow", "listed": ["xslow"], "items": ["x"]}
+    events = events_of(p, "q", delivery="committed")
+    assert told(events, "pair") == [((), "xslow")]
+    assert told(events, "listed") == [((), ["xslow"])]
+
+
+def test_a_reader_that_runs_again_keeps_the_producers_it_reads() -> None:
+    world = World([["a", None], ["x"]])
+    writes, works, first = world.writes(), world.works(), first_of()
+
+    @stage
+    async def numbers(x: str) -> AsyncIterator[str]:
+        for number in "123":
+            await asyncio.sleep(5)
+            yield number
+
+    @stage
+    async def perhaps_all(items: Stream[str], more: Stream[str]) -> str:
+        item = await anext(aiter(items))
+        return item if item == "a" else item + "".join([number async for number in more])
+
+    @pipeline
+    def p(x: str):
+        items, more = writes(x), numbers(x)
+        return {"all": works(perhaps_all(items, more)), "first": first(more), "items": items}
+
+    assert call(p, "q") == {"all": "X123", "first": "1", "items": ["x"]}
+
+
+def test_a_reader_that_runs_again_and_reads_further_revives_its_producer() -> None:
+    world = World([["1", None], ["3"]])
+    writes, first = world.writes(), first_of()
+
+    @stage
+    async def numbers(x: str) -> AsyncIterator[str]:
+        for number in "1234":
+            yield number
+            await asyncio.sleep(world.tick)
+
+    @stage
+    async def so_many(count: str, more: Stream[str]) -> str:
+        read = ""
+        async for number in more:
+            read += number
+            if number == count:
+                break
+        return read
+
+    @pipeline
+    def p(x: str):
+        items = writes(x)
+        return {"read": so_many(first(items), numbers(x)), "items": items}
+
+    assert call(p, "q") == {"read": "123", "items": ["3"]}

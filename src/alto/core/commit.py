@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from . import interest
+from . import interest, revision
 from .attempt import Invocation, State, at
 from .graph import Flow, Gather, Kind, Step, Use
 from .path import Path
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Release = Callable[[], None]
 Waiter = tuple[Flow, Node, Release, bool]
+
+Obstacle = Scope | Invocation | tuple[Use, Node]
+"""What may be in the way: an open scope, an attempt that is made again, an undecided place."""
 
 
 def when_committed(
@@ -48,9 +51,9 @@ def judge(execution: Execution) -> None:
         execution.awaiting.setdefault(in_the_way, []).append(waiter)
 
 
-def over(execution: Execution, what: Scope | Invocation) -> None:
-    """A scope has closed, an attempt is over, or either was never so: what waited for it is looked
-    at again."""
+def over(execution: Execution, what: Obstacle) -> None:
+    """A scope has closed, an attempt is over, a place is decided, or none of it was ever so: what
+    waited for it is looked at again."""
     execution.unjudged.extend(execution.awaiting.pop(what, ()))
 
 
@@ -98,7 +101,7 @@ def _is_open(scope: Scope) -> bool:
 
 def _open_behind(
     execution: Execution, use: Use | None, node: Node, own: bool = False
-) -> Scope | Invocation | None:
+) -> Obstacle | None:
     """What `use` took at `node` came from there, and it is not over. `own`: it is asked for what
     `use` itself holds back there, which does not wait for itself."""
     if use is None or not use.rerun:
@@ -110,6 +113,8 @@ def _open_behind(
     place = node.up(node.level.depth - use.level.depth)
     if (use, place) in execution.committed_places:
         return None
+    if revision.is_undecided(execution, use, place):
+        return use, place
     invocation = at(place, use) if use.kind is Kind.STAGE else None
     if invocation is not None and invocation.rerun and not own:
         return invocation
@@ -124,7 +129,7 @@ def _open_behind(
     return None
 
 
-def _open_in(execution: Execution, gather: Gather, place: Node) -> Scope | Invocation | None:
+def _open_in(execution: Execution, gather: Gather, place: Node) -> Obstacle | None:
     """The same for everything that a gathered argument has brought or may still bring. If it was
     read in part only that part counts, and what stands before it."""
     feed = place.feeds.get(gather.slot) if place.feeds else None
@@ -143,7 +148,7 @@ def _open_in(execution: Execution, gather: Gather, place: Node) -> Scope | Invoc
 
 def _open_on_walk(
     execution: Execution, flow: Flow, steps: tuple[Step, ...], top: Node, last: Path | None
-) -> Scope | Invocation | None:
+) -> Obstacle | None:
     """Along the walk from `top` to the items of `flow`, as far as the item at `last` or to its end:
     the scopes that it leads through, who opened them, and the items."""
     if not steps:
@@ -170,7 +175,7 @@ def _open_on_walk(
 
 def _open_on_merge(
     execution: Execution, flow: Flow, steps: tuple[Step, ...], top: Node, last: Path | None
-) -> Scope | Invocation | None:
+) -> Obstacle | None:
     """The same through a merge: along the walk of each argument, then below its items."""
     step, further = steps[0], steps[1:]
     assert step.merge is not None

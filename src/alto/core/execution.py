@@ -40,7 +40,7 @@ from .events import Action, Broke, Closed, Done, Emit, Event, Finish, Given, Sta
 from .feed import END, WAIT, Feed, Forgotten
 from .graph import Flow, Gather, Graph, Kind, Mode, Output, Use
 from .path import Path, show
-from .scope import Failed, Node, Scope
+from .scope import Failed, Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,7 @@ class Execution:
         self.running = 0  # attempts that are ready or running
         self.idle = 0  # of those: paused, or sessions that wait for input
         self.reruns = 0  # attempts under way at places that had settled before
+        self.undecided: dict[Node, list[Use]] = {}  # where something else may come to stand
         self.losses = False
         self.client_room = True
         self.bytes = 0
@@ -123,7 +124,7 @@ class Execution:
         self.retired_bytes = 0
         self.client: dict[tuple[str, Path], Any] = {}
         self.stale: set[tuple[str, Path]] = set()
-        self.awaiting: dict[Scope | Invocation, list[commit.Waiter]] = {}
+        self.awaiting: dict[commit.Obstacle, list[commit.Waiter]] = {}
         self.unjudged: deque[commit.Waiter] = deque()
         self.committed_places: set[tuple[Use, Node]] = set()
         self._work: deque[tuple[Node, Flow, Any]] = deque()
@@ -479,6 +480,7 @@ class Execution:
         self.client.clear()
         self.awaiting.clear()
         self.unjudged.clear()
+        self.undecided.clear()
         self.committed_places.clear()
         root = self.root
         pressure.close_node(root)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from . import commit, lifecycle, pressure, settling
+from . import commit, lifecycle, pressure, revision, settling
 from .attempt import ACTIVE, Invocation, State, is_list
 from .graph import Flow, Gather, Kind, Level, Mode, Use
 from .scope import ABSENT, PENDING, Node
@@ -72,7 +72,7 @@ def active(execution: Execution) -> list[Invocation]:
     return found
 
 
-def settled(use: Use, node: Node) -> bool:
+def settled(execution: Execution, use: Use, node: Node) -> bool:
     """Whether this use needs nothing more at this node."""
     if use.kind is Kind.EITHER:  # once its choice is made, even if that is not told yet
         for _, flow in use.items:
@@ -80,6 +80,8 @@ def settled(use: Use, node: Node) -> bool:
             if value is not ABSENT:
                 return value is not PENDING
         return True
+    if revision.is_undecided(execution, use, node):
+        return False
     if use.kind is not Kind.STAGE:
         return use.kind is not Kind.MERGE and node.vals[use.out.slot] is not PENDING
     if node.invocations is None:
@@ -96,9 +98,12 @@ def wanted(execution: Execution, flow: Flow, node: Node, again: bool = False) ->
     for use in flow.item_of:
         if node.level.is_under(use.level):
             place = node.up(node.level.depth - use.level.depth)
-            if _unconcerned(use, place) if again else settled(use, place):
+            if _unconcerned(use, place) if again else settled(execution, use, place):
                 continue
-        if wanted(execution, use.out, _clip(node, use.out.level), again):
+            anew = again or _runs_again(execution, use, place)
+        else:
+            anew = again
+        if wanted(execution, use.out, _clip(node, use.out.level), anew):
             return True
     for gather in flow.gathered_by:
         if _gather_wanted(execution, gather, node, again):
@@ -118,9 +123,17 @@ def _gather_wanted(execution: Execution, gather: Gather, node: Node, again: bool
     if again:
         if _unconcerned(use, place) or (feed is not None and feed.lost and not feed.given):
             return False
-    elif settled(use, place) or (feed is not None and (feed.lost or feed.ended)):
+    elif settled(execution, use, place) or (feed is not None and (feed.lost or feed.ended)):
         return False
-    return wanted(execution, use.out, place, again)
+    return wanted(execution, use.out, place, again or _runs_again(execution, use, place))
+
+
+def _runs_again(execution: Execution, use: Use, node: Node) -> bool:
+    """Whether what this use gave here before is made anew."""
+    invocation = node.invocations.get(use.slot) if node.invocations else None
+    if use.kind is Kind.STAGE and invocation is not None and invocation.rerun:
+        return True
+    return revision.is_undecided(execution, use, node)
 
 
 def _unconcerned(use: Use, node: Node) -> bool:
@@ -163,6 +176,10 @@ def lost(execution: Execution, flow: Flow, node: Node) -> None:
                 continue
             if not wanted(execution, use.out, place, again=invocation.rerun):
                 cancel(execution, invocation)
+    for place, uses in list(execution.undecided.items()):
+        for use in list(uses):
+            if not wanted(execution, use.out, place, again=True):
+                revision.decided(execution, use, place)
 
 
 def lost_items(execution: Execution, use: Use, node: Node) -> None:

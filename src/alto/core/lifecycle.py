@@ -91,14 +91,16 @@ def restart(execution: Execution, invocation: Invocation, rerun: bool) -> None:
     node, use = invocation.node, invocation.use
     invocation.state = State.DEAD
     pressure.let_go(execution, invocation)
-    for gather in use.gathers:
-        revision.rewind(execution, feeding.feed_at(execution, gather, node))
+    feeds = [feeding.feed_at(execution, gather, node) for gather in use.gathers]
+    lost = [feed for feed in feeds if revision.rewind(execution, feed)]
     if use.opens is not None:
         scope = node.scope(use.opens)
         scope.fresh = 0
         scope.closed = False
         scope.failed = None
     start(execution, use, node, invocation.attempt + 1, rerun, invocation.failures)
+    for feed in lost:  # what it now reads is wanted again
+        interest.revive(execution, feed.source.flow, node)
     if execution.awaiting:
         commit.over(execution, invocation)
 

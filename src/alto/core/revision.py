@@ -180,19 +180,19 @@ def again(execution: Execution, invocation: Invocation) -> None:
     lifecycle.restart(execution, invocation, rerun)
 
 
-def rewind(execution: Execution, feed: Feed) -> None:
-    """Let a session read from the start, in the order in which it was given its items before."""
+def rewind(execution: Execution, feed: Feed) -> bool:
+    """Let a session read from the start, in the order in which it was given its items before.
+    Whether it had lost interest in the rest."""
     source = feed.source
     assert isinstance(source, Gather)
     if source.mode is Mode.LIST:
-        return
+        return False
     given, feed.given = feed.given, []
     if feed.queue is not None:
         feed.queue.extendleft(node for node, _ in reversed(given) if not node.dead)
     feed.reset()
-    if feed.lost:
-        feed.lost = False
-        interest.revive(execution, source.flow, feed.node)
+    lost, feed.lost = feed.lost, False
+    return lost
 
 
 def revise(execution: Execution, node: Node, flow: Flow, value: Any) -> None:
@@ -204,7 +204,7 @@ def revise(execution: Execution, node: Node, flow: Flow, value: Any) -> None:
         _remerge(execution, node, use, position, value)
     for use in flow.item_of:
         for place in list(interest.nodes_under(node, use.level)):
-            _reevaluate(execution, use, place)
+            reevaluate(execution, use, place)
     for gather in flow.completed_by:
         feed = _feed_of(execution, gather, node)
         if feed is not None and feed.queue is not None and value is not ABSENT:
@@ -251,8 +251,9 @@ def _remerge(execution: Execution, node: Node, use: Use, position: int, value: A
             review(execution, feed)
 
 
-def _reevaluate(execution: Execution, use: Use, node: Node) -> None:
-    """One of a use's items changed at a node where it may have run."""
+def reevaluate(execution: Execution, use: Use, node: Node) -> None:
+    """One of a use's items changed, or is known at last, at a node where it may have run."""
+    decided(execution, use, node)
     if use.kind is Kind.STAGE:
         _reevaluate_stage(execution, use, node)
         return
@@ -264,12 +265,14 @@ def _reevaluate(execution: Execution, use: Use, node: Node) -> None:
         for _, flow in use.items:
             value = node.vals[flow.slot]
             if value is PENDING:
+                leave_undecided(execution, use, node)
                 return
             if value is not ABSENT:
                 break
     else:
         values = [(node.up(up) if up else node).vals[slot] for up, slot in use.lookups]
         if any(item is PENDING for item in values):
+            leave_undecided(execution, use, node)
             return
         failed = next((item for item in values if type(item) is Failed), None)
         if failed is not None:
@@ -277,6 +280,35 @@ def _reevaluate(execution: Execution, use: Use, node: Node) -> None:
         elif not any(item is ABSENT for item in values):
             value = settling.instant(execution, use, node)
     put(execution, node, use.out, value)
+
+
+def leave_undecided(execution: Execution, use: Use, node: Node) -> None:
+    """What stood here stands no more by what is known, and what comes instead hangs on an item that
+    is not known yet. Until it is, what stood here stays, and the request does not end."""
+    execution.undecided.setdefault(node, []).append(use)
+    execution.reruns += 1
+    for (_, flow), (up, slot) in zip(use.items, use.lookups, strict=True):
+        place = node.up(up)
+        if place.vals[slot] is PENDING:
+            place.wait((use, node))
+            interest.revive(execution, flow, place)
+            return
+
+
+def is_undecided(execution: Execution, use: Use, node: Node) -> bool:
+    return bool(execution.undecided) and use in execution.undecided.get(node, ())
+
+
+def decided(execution: Execution, use: Use, node: Node) -> None:
+    """What stands at an undecided place is looked at anew, or nobody wants it any more."""
+    if not is_undecided(execution, use, node):
+        return
+    uses = execution.undecided[node]
+    uses.remove(use)
+    if not uses:
+        del execution.undecided[node]
+    execution.reruns -= 1
+    commit.over(execution, (use, node))
 
 
 def _reevaluate_stage(execution: Execution, use: Use, node: Node) -> None:
@@ -289,10 +321,13 @@ def _reevaluate_stage(execution: Execution, use: Use, node: Node) -> None:
     over = invocation.state in (State.DONE, State.FAILED, State.ABSENT)
     if not over:
         lifecycle.stop(execution, invocation, State.DEAD)
-    if any(value is PENDING for value in values):
-        assert node.invocations is not None
-        del node.invocations[use.slot]
-        settling.evaluate(execution, use, node)
+    if any(value is PENDING for value in values) and not any(value is ABSENT for value in values):
+        if over:
+            leave_undecided(execution, use, node)
+        else:
+            assert node.invocations is not None
+            del node.invocations[use.slot]
+            settling.evaluate(execution, use, node)
         return
     failed = next((value for value in values if type(value) is Failed), None)
     if failed is not None:
@@ -333,6 +368,8 @@ def kill(execution: Execution, top: Node) -> None:
         if node.dead:
             continue
         node.dead = True
+        for use in list(execution.undecided.get(node, ())):
+            decided(execution, use, node)
         if node.open > 0:
             execution.bytes -= node.bytes
         if execution.stream:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import StageError
 from . import commit, feeding, interest, lifecycle, pressure, revision
-from .attempt import Invocation, State, put_at
+from .attempt import Invocation, State, at, put_at
 from .feed import Feed
 from .graph import Flow, Kind, Use
 from .path import show
@@ -63,8 +63,18 @@ def wake_waiters(execution: Execution, node: Node) -> None:
             execution._moves.append(waiter)
         else:
             use, place = waiter
-            if not place.dead:
+            if revision.is_undecided(execution, use, place):
+                revision.reevaluate(execution, use, place)
+            elif not place.dead and not _is_made(use, place):
                 evaluate(execution, use, place)
+
+
+def _is_made(use: Use, node: Node) -> bool:
+    """Whether an attempt stands there already: what waits may be told twice."""
+    invocation = at(node, use) if use.kind is Kind.STAGE else None
+    return invocation is not None and not (
+        invocation.state is State.CANCELLED and invocation.attempt == 0
+    )
 
 
 def evaluate(execution: Execution, use: Use, node: Node) -> None:
