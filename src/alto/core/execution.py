@@ -78,8 +78,8 @@ class Execution:
     """The dataflow of one request over `graph`.
 
     `size(value)` estimates bytes; `same(a, b)` compares two items as they would be encoded;
-    `rng` gives the jitter of back-offs. With `stream=True` every output item is emitted as soon
-    as it exists, else only `results()` is kept.
+    `rng` makes what the jitter of back-offs is drawn from. With `stream=True` every output item is
+    emitted as soon as it exists, else only `results()` is kept.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Execution:
         graph: Graph,
         *,
         name: str = "",
-        rng: random.Random | None = None,
+        rng: Callable[[], random.Random] = functools.partial(random.Random, 0),
         limits: Limits = Limits(),
         size: Callable[[Any], int] = _no_size,
         same: Callable[[Any, Any], bool] = _same,
@@ -98,7 +98,7 @@ class Execution:
         self.graph = graph
         self.name = name
         self.now = 0.0
-        self.rng = rng or random.Random(0)
+        self._make_rng = rng
         self.limits = limits
         self.size = size
         self.same = same
@@ -131,6 +131,11 @@ class Execution:
         self._moves: deque[Feed] = deque()
         self._timers: list[tuple[float, int, str, Invocation | None]] = []
         self._serial = 0
+
+    @functools.cached_property
+    def rng(self) -> random.Random:
+        """Made when it is first needed: most requests try nothing again, and it is large."""
+        return self._make_rng()
 
     # ---------------------------------------------------------------- the driver's side
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from ..core.calls import Call, Delta, Usage
+from ..core.calls import Call, Delta
 from ..core.peers import Summary
 from ..core.pool import CallPool
 from ..core.pool_events import (
@@ -51,53 +51,8 @@ from .ahead import Ahead, Used
 from .batch_options import BatchOptions
 from .encodes import Encodes
 from .load import PoolLoad, ReplicaLoad, load_of_replica
+from .pool_reader import PoolReader, as_delta, is_full, kept, text_of
 from .protocol import Replica, Take
-
-
-class _Reader:
-    """One call's generator, seen from the pool, and the text it has given on."""
-
-    __slots__ = (
-        "asked",
-        "before",
-        "call",
-        "error",
-        "finished",
-        "given",
-        "number",
-        "replica",
-        "sends",
-        "start",
-        "waiter",
-        "writing",
-    )
-
-    def __init__(self, number: CallId, call: Call) -> None:
-        self.number = number
-        self.call = call
-        """As the reader asked."""
-        self.asked = _from_the_first_token(call)
-        """As the next replica is asked: for the rest, once there is text."""
-        self.given: list[Delta] = []
-        self.start = 0
-        """From here on `given` is of the present try."""
-        self.before: Usage | None = None
-        """What tries that broke in mid-text have cost; None if none did."""
-        self.finished = False
-        """The present try gave all it had."""
-        self.writing = False
-        """A try has begun and not broken; there is never a second."""
-        self.replica = ReplicaId(0)
-        """Where that try, or the one that may begin next, is."""
-        self.sends: list[ReplicaId] = []
-        """Where to go, not yet gone to."""
-        self.error: AltoError | None = None
-        """Why there will be no (more) answer."""
-        self.waiter: asyncio.Future[None] | None = None
-
-    def wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
 
 
 @dataclass(slots=True)
@@ -153,7 +108,7 @@ class Pool(Encodes):
             hedge_s=hedge_s,
             rate=rate_of(requests_per_minute, tokens_per_minute),
         )
-        self._readers: dict[CallId, _Reader] = {}
+        self._readers: dict[CallId, PoolReader] = {}
         self._growing: dict[CallId, Ahead] = {}
         self._numbers = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -165,14 +120,14 @@ class Pool(Encodes):
         """Answer one call, on the replica that the policy chooses, or on several one by one."""
         reader = self._submit(call)
         try:
-            while not _is_full(reader.asked):
+            while not is_full(reader.asked):
                 inner = await self._open(reader)
                 try:
                     before = reader.before
                     async for delta in inner:
                         if not reader.writing:
                             self._begin(reader)
-                        reader.given.append(delta)
+                        reader.given.append(kept(delta))
                         yield delta if before is None else with_usage(delta, before)
                     self._finish(reader)
                     return
@@ -196,15 +151,16 @@ class Pool(Encodes):
         reader = self._submit(call)
         keep = reader.given.append
         try:
-            while not _is_full(reader.asked):
+            while not is_full(reader.asked):
                 inner = await self._open(reader)
                 try:
                     before = reader.before
                     async for delta in inner:
                         if not reader.writing:
                             self._begin(reader)
-                        keep(delta)
-                        going = take(delta if before is None else with_usage(delta, before))
+                        piece = text_of(delta) if delta.__class__ is Delta else delta
+                        keep(piece)
+                        going = take(piece if before is None else with_usage(delta, before))
                         if going is not True and (going is False or not await going):
                             return
                     self._finish(reader)
@@ -303,7 +259,7 @@ class Pool(Encodes):
 
     # --- Opening a stream
 
-    async def _open(self, reader: _Reader) -> AsyncGenerator[Delta, None]:
+    async def _open(self, reader: PoolReader) -> AsyncGenerator[Delta, None]:
         """The pieces from the replica where the core sends the call; waits until it does."""
         while True:
             replica = await self._placed(reader)
@@ -315,7 +271,7 @@ class Pool(Encodes):
                 reader.replica = opened.replica
                 return _again(opened)
 
-    async def _placed(self, reader: _Reader) -> ReplicaId:
+    async def _placed(self, reader: PoolReader) -> ReplicaId:
         """Where the core sends the call; waits until it does."""
         while True:
             if self._closed:
@@ -327,37 +283,37 @@ class Pool(Encodes):
             reader.waiter = asyncio.get_running_loop().create_future()
             await reader.waiter
 
-    def _pieces(self, reader: _Reader, replica: ReplicaId) -> AsyncGenerator[Delta, None]:
+    def _pieces(self, reader: PoolReader, replica: ReplicaId) -> AsyncGenerator[Delta, None]:
         inner = self.replicas[replica].stream(reader.asked)
         if reader.given:
             inner = _without_echo(inner, "".join(reader.given))
         return inner
 
-    def _begin(self, reader: _Reader) -> None:
+    def _begin(self, reader: PoolReader) -> None:
         """The first piece of a try is there."""
         reader.writing = True
         self._tell(Began(reader.number, reader.replica))
 
-    def _finish(self, reader: _Reader) -> None:
+    def _finish(self, reader: PoolReader) -> None:
         """A try came to its end. If it said nothing, or not why it ended, that is an error."""
-        if not reader.writing or reader.given[-1].finish_reason is None:
+        if not reader.writing or as_delta(reader.given[-1]).finish_reason is None:
             raise self._silent_error(reader.replica, began=reader.writing)
         reader.finished = True
 
-    def _is_over(self, reader: _Reader, error: Exception) -> bool:
+    def _is_over(self, reader: PoolReader, error: Exception) -> bool:
         """A stream broke: was only the goodbye lost? Else the core hears of it."""
         if not reader.writing:
             failure = self._engine_error(error, reader.replica)
             self._tell(Broke(reader.number, reader.replica, failure))
             return False
-        if reader.given[-1].finish_reason is not None:
+        if as_delta(reader.given[-1]).finish_reason is not None:
             return True
         self._broke(reader, self._engine_error(error, reader.replica))
         return False
 
     # --- Hedges
 
-    async def _race(self, reader: _Reader, replica: ReplicaId) -> _Opened | None:
+    async def _race(self, reader: PoolReader, replica: ReplicaId) -> _Opened | None:
         """Try one replica, and beside it any other that the core sends the call to meanwhile.
         None: all have failed, and the core knows.
 
@@ -385,7 +341,7 @@ class Pool(Encodes):
                 await winner.inner.aclose()
             raise
 
-    async def _leg(self, reader: _Reader, replica: ReplicaId) -> _Opened | None:
+    async def _leg(self, reader: PoolReader, replica: ReplicaId) -> _Opened | None:
         """The first piece from one replica. None: it failed, or another one was before it."""
         inner = self._pieces(reader, replica)
         try:
@@ -408,10 +364,10 @@ class Pool(Encodes):
 
     # --- Between generators and the core
 
-    def _submit(self, call: Call) -> _Reader:
+    def _submit(self, call: Call) -> PoolReader:
         if self._closed:
             raise self._closed_error()
-        reader = _Reader(self._number_of(call), call)
+        reader = PoolReader(self._number_of(call), call)
         self._readers[reader.number] = reader
         self._tell(
             Submitted(
@@ -444,17 +400,17 @@ class Pool(Encodes):
             return ahead.number
         return self._number()
 
-    def _broke(self, reader: _Reader, error: EngineError) -> None:
+    def _broke(self, reader: PoolReader, error: EngineError) -> None:
         """The present try broke in mid-text: ask for the rest, if that can be had."""
         reader.writing = False
         core, given = self._core, reader.given
-        part = given[reader.start :]
+        part = [as_delta(piece) for piece in given[reader.start :]]
         prompt_tokens = read(reader.asked, hashed=False).size * core.texts.tokens_per_byte.value
         cost = spent(part, prompt_tokens, core.texts.tokens_per_char.value, error.token_ids)
         reader.before = cost if reader.before is None else reader.before + cost
         reader.start = len(given)
         prompt = None
-        if self.resume and error.retryable and can_resume(given):
+        if self.resume and error.retryable and can_resume([as_delta(piece) for piece in given]):
             reader.asked = rest_of(
                 reader.call,
                 "".join(given),
@@ -463,20 +419,21 @@ class Pool(Encodes):
                 ids=error.token_ids,
             )
             prompt = read(reader.asked, hashed=core.uses_prefix)
-        if not _is_full(reader.asked):
+        if not is_full(reader.asked):
             rest_tokens = reader.asked.max_tokens
             self._tell(Broke(reader.number, reader.replica, error, prompt, rest_tokens))
 
-    def _leave(self, reader: _Reader) -> None:
+    def _leave(self, reader: PoolReader) -> None:
         """The generator is over: by its end, by its reader, or by an error."""
         del self._readers[reader.number]
         if reader.writing:
             reader.call.answered_by = self.replicas[reader.replica].name
         part = reader.given[reader.start :] if reader.start else reader.given
         # Many readers go when they see the finish reason, before the stream itself ends.
-        if reader.writing and part and (reader.finished or part[-1].finish_reason):
+        last = as_delta(part[-1]) if part else None
+        if reader.writing and last is not None and (reader.finished or last.finish_reason):
             chars = sum(map(len, part))
-            self._tell(Ended(reader.number, reader.replica, chars, part[-1].usage))
+            self._tell(Ended(reader.number, reader.replica, chars, last.usage))
         else:
             self._tell(Left(reader.number))
 
@@ -581,20 +538,3 @@ async def _without_echo(
         async for delta in inner:
             for new in echo.feed(delta):
                 yield new
-
-
-def _is_full(call: Call) -> bool:
-    """The text so far has all the tokens that were asked for."""
-    return call.max_tokens is not None and call.max_tokens <= 0
-
-
-def _from_the_first_token(call: Call) -> Call:
-    """The call, asking for a delta at its first character.
-
-    An engine may be silent until a boundary, but the first token is the sign that the prompt is
-    read, which both speed and room are measured by.
-    """
-    boundaries = call.boundaries
-    if boundaries is None:
-        return call
-    return replace(call, boundaries=lambda text: (1, *boundaries(text)))

@@ -25,9 +25,10 @@ from ..core.encode import EmbedCall, Ranking, RerankCall, Vectors
 if TYPE_CHECKING:
     from .pool import Pool
 
-Take = Callable[[Delta], "bool | Awaitable[bool]"]
-"""Takes one piece of text and must not raise. It answers True for more, False for enough, or
-something to wait for before more can be taken, with the same answer."""
+Take = Callable[[str], "bool | Awaitable[bool]"]
+"""Takes one piece of text and must not raise: a `Delta`, or a plain string where that is all there
+is to it. It answers True for more, False for enough, or something to wait for before more can be
+taken, with the same answer."""
 
 
 @runtime_checkable

@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..core.budget import Budget
@@ -123,7 +124,7 @@ class Run:
         self.execution = Execution(
             pipeline.graph,
             name=request_id,
-            rng=random.Random(f"{runtime.seed}/{request_id}"),
+            rng=partial(random.Random, f"{runtime.seed}/{request_id}"),
             limits=runtime.config.limits,
             size=size_of,
             same=same,

@@ -169,10 +169,10 @@ async def _read_one_of(
         engine = run.runtime.engine(name, unit.name)
         begun = False
 
-        def noted(delta: Delta) -> bool | Awaitable[bool]:
+        def noted(piece: str) -> bool | Awaitable[bool]:
             nonlocal begun
             begun = True
-            return take(delta)
+            return take(piece)
 
         last = position == len(unit.engines) - 1
         try:
@@ -237,13 +237,12 @@ class _Reading:
         self.finish_reason = None
         return self.take
 
-    def take(self, delta: Delta) -> bool | Awaitable[bool]:
+    def take(self, text: str) -> bool | Awaitable[bool]:
         """One piece. Nearly all are plain text: this runs once a token."""
-        text: str = delta
-        if delta.__class__ is not Delta:
-            self._note(delta)
-        if "<" in delta or self.think is not None:
-            text = self._without_thinking(delta.text)
+        if text.__class__ is not str:
+            text = self._note(text)
+        if "<" in text or self.think is not None:
+            text = self._without_thinking(text)
         if not text:
             return True
         self.pieces.append(text)
@@ -265,14 +264,16 @@ class _Reading:
             raise self.failed
         return None if self.stopped else await self._rest()
 
-    def _note(self, delta: Delta) -> None:
-        """What a piece carries besides text."""
-        if delta.reasoning:
-            self._reason(delta.reasoning)
-        if delta.finish_reason is not None:
-            self.finish_reason = delta.finish_reason
-        if delta.usage is not None:
-            self.run.usage = self.run.usage + delta.usage
+    def _note(self, piece: str) -> str:
+        """What a piece carries besides text is noted here; the text is returned."""
+        if isinstance(piece, Delta):
+            if piece.reasoning:
+                self._reason(piece.reasoning)
+            if piece.finish_reason is not None:
+                self.finish_reason = piece.finish_reason
+            if piece.usage is not None:
+                self.run.usage = self.run.usage + piece.usage
+        return str.__str__(piece)
 
     def _without_thinking(self, text: str) -> str:
         if self.think is None:

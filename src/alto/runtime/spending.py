@@ -31,10 +31,10 @@ async def read(
     """Have a call read (by `reading`) as far as the budget goes."""
     with _opened(run, invocation, call) as account:
 
-        def counted(delta: Delta) -> bool | Awaitable[bool]:
+        def counted(piece: str) -> bool | Awaitable[bool]:
             if account.over:
                 return False
-            going = take(account.note(delta))
+            going = take(account.note(piece if isinstance(piece, Delta) else Delta(piece)))
             if not account.over:
                 return going
             return False if isinstance(going, bool) else _then_stop(going)

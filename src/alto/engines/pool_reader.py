@@ -1,0 +1,92 @@
+"""One reader of a pool: what it asked for, and the text that it has been given so far.
+
+The text is kept in case the replica breaks off and another one has to go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from ..core.calls import Call, Delta, Usage
+from ..core.scheduling import CallId, ReplicaId
+from ..errors import AltoError
+
+
+class PoolReader:
+    """One call's generator, seen from the pool, and the text it has given on."""
+
+    __slots__ = (
+        "asked",
+        "before",
+        "call",
+        "error",
+        "finished",
+        "given",
+        "number",
+        "replica",
+        "sends",
+        "start",
+        "waiter",
+        "writing",
+    )
+
+    def __init__(self, number: CallId, call: Call) -> None:
+        self.number = number
+        self.call = call
+        """As the reader asked."""
+        self.asked = _from_the_first_token(call)
+        """As the next replica is asked: for the rest, once there is text."""
+        self.given: list[str] = []
+        """All that was given on: a `Delta` where it carries more than text, else a plain string.
+        (A `Delta` is an object of which the garbage collector keeps count, a string is not.)"""
+        self.start = 0
+        """From here on `given` is of the present try."""
+        self.before: Usage | None = None
+        """What tries that broke in mid-text have cost; None if none did."""
+        self.finished = False
+        """The present try gave all it had."""
+        self.writing = False
+        """A try has begun and not broken; there is never a second."""
+        self.replica = ReplicaId(0)
+        """Where that try, or the one that may begin next, is."""
+        self.sends: list[ReplicaId] = []
+        """Where to go, not yet gone to."""
+        self.error: AltoError | None = None
+        """Why there will be no (more) answer."""
+        self.waiter: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+text_of = str.__str__
+"""A piece as a plain string."""
+
+
+def kept(delta: Delta) -> str:
+    """What is kept of a piece: all of it."""
+    return text_of(delta) if delta.__class__ is Delta else delta
+
+
+def as_delta(piece: str) -> Delta:
+    """What `kept` has kept, as it came."""
+    return piece if isinstance(piece, Delta) else Delta(piece)
+
+
+def is_full(call: Call) -> bool:
+    """The text so far has all the tokens that were asked for."""
+    return call.max_tokens is not None and call.max_tokens <= 0
+
+
+def _from_the_first_token(call: Call) -> Call:
+    """The call, asking for a delta at its first character.
+
+    An engine may be silent until a boundary, but the first token is the sign that the prompt is
+    read, which both speed and room are measured by.
+    """
+    boundaries = call.boundaries
+    if boundaries is None:
+        return call
+    return replace(call, boundaries=lambda text: (1, *boundaries(text)))
