@@ -122,6 +122,7 @@ def test_nothing_at_all_is_an_empty_configuration(
         ("[limits]\nrequest_byte = 1\n", "unknown key 'request_byte'. Did you mean 'request_bytes'?"),
         ("[limits]\nrequest_bytes = 'much'\n", "request_bytes is 'much', expected a number or a text like '64 MiB'."),
         ("timeout = 'x'\n", "timeout is 'x', expected a number of seconds"),
+        ("shed = 1\n", "shed is 1, expected true or false."),
         ("seed = 1.5\n", "seed is 1.5, expected a whole number, 0 or more."),
         ("this is no toml", "is not TOML: "),
     ],

@@ -97,7 +97,8 @@ class Config:
 
     `engines` maps the names that stages use to engines; `stages` changes stages by name; `limits`
     bounds each request; `timeout` is the default time of a request in seconds, `token_budget` what
-    its LM calls may spend by default; `seed` seeds every choice by chance.
+    its LM calls may spend by default. `shed`: under overload, requests that will not make their
+    deadline are refused early with `Overloaded`. `seed` seeds every choice by chance.
     """
 
     engines: Mapping[str, EngineSpec] = field(default_factory=dict)
@@ -105,6 +106,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     timeout: float | None = None
     token_budget: int | None = None
+    shed: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -46,7 +46,7 @@ _KINDS = {
 }
 _TELLING = {"url": "openai", "urls": "openai", "path": "recorded", "profile": "simulated"}
 _CODE_ONLY = {"respond", "fallback", "entries", "embed", "score"}
-_SECTIONS = ("engines", "stages", "limits", "timeout", "token_budget", "seed")
+_SECTIONS = ("engines", "stages", "limits", "timeout", "token_budget", "shed", "seed")
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?\s*", re.IGNORECASE)
 _UNITS = {
     "b": 1,
@@ -147,6 +147,7 @@ def _config(data: dict[str, Any], where: str) -> Config:
         limits=_limits(f"{where}: [limits]", _table(f"{where}: [limits]", data.get("limits", {}))),
         timeout=duration(f"{where}: timeout", data.get("timeout")),
         token_budget=None if budget is None else whole(f"{where}: token_budget", budget, 1),
+        shed=_flag(f"{where}: shed", data.get("shed", True)),
         seed=whole(f"{where}: seed", data.get("seed", 0), 0),
     )
 
@@ -203,3 +204,9 @@ def _bytes(where: str, value: Any) -> int:
             raise ConfigError(f"{where} is {value!r}, expected a number or a text like '64 MiB'.")
         return int(float(match[1]) * _UNITS[(match[2] or "b").lower()])
     return whole(where, value, 1)
+
+
+def _flag(where: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where} is {value!r}, expected true or false.")
+    return value

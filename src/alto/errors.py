@@ -7,7 +7,7 @@
     ├── ParseError          LM text is not what the stage's annotation says: `.text`
     ├── EngineError         an LM server failed: `.engine`, `.status`, `.retryable`
     ├── DeadlineExceeded    the time of a request or of an attempt ran out (also a TimeoutError)
-    ├── Overloaded          refused before any work was done; try again later
+    ├── Overloaded          refused, or given up because it would end too late; try again later
     └── OrchestratorLost    the process that held the request died
 
 Every message says what was attempted, with which value, what was expected and a way to mend it.
@@ -91,7 +91,9 @@ class DeadlineExceeded(AltoError, TimeoutError):
 
 
 class Overloaded(AltoError):
-    """Refused before any work was done: a limit is reached. `.retry_after` in seconds, if known."""
+    """There is too much to do. A request ends with it when it would miss its deadline because of
+    the load (mostly before any work was done), a call when a queue is full. `.retry_after` is in
+    seconds, if known."""
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)

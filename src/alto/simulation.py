@@ -24,10 +24,10 @@ from typing import Any, Protocol, TypeGuard
 
 from .config import Config
 from .core.calls import Usage
-from .errors import AltoError, ConfigError
+from .errors import AltoError, ConfigError, DeadlineExceeded, Overloaded
 from .orchestrators import Orchestrators
 from .pipeline import Pipeline
-from .runtime.embedded import Runtime
+from .runtime.embedded import Request, Runtime
 from .runtime.threads import start_thread
 from .testing.loop import run as run_virtual
 
@@ -158,6 +158,22 @@ class Report:
         """Requests finished without an error per second, from the start to the last finish (or
         `duration`, if that is later)."""
         return len([r for r in self.requests if r.latency is not None]) / max(self.end, 1e-9)
+
+    def goodput(self, within: float) -> float:
+        """Requests per second that ended without an error at most `within` seconds after they came
+        (per second of `duration`, in which they came)."""
+        good = [r for r in self.requests if r.latency is not None and r.latency <= within]
+        return len(good) / self.duration
+
+    @property
+    def shed(self) -> int:
+        """How many requests ended with `Overloaded`: refused or given up before their deadline."""
+        return sum(isinstance(error, Overloaded) for error in self.errors)
+
+    @property
+    def late(self) -> int:
+        """How many requests ended with `DeadlineExceeded`."""
+        return sum(isinstance(error, DeadlineExceeded) for error in self.errors)
 
     @property
     def errors(self) -> list[BaseException]:
@@ -323,8 +339,9 @@ class _Load:
     async def _one(self, runtime: Runtime, given: Any, report: RequestReport, start: float) -> None:
         loop = asyncio.get_running_loop()
         args, kwargs = _arguments(given)
-        request = runtime.start(self.pipeline, *args, timeout=self.timeout, **kwargs)
+        request: Request | None = None
         try:
+            request = runtime.start(self.pipeline, *args, timeout=self.timeout, **kwargs)
             async for event in request.events():
                 if not event.progress and not event.withdrawn:
                     report.first.setdefault(event.output, loop.time() - start)
@@ -332,7 +349,8 @@ class _Load:
         except AltoError as error:
             report.error = error
         report.finish = loop.time() - start
-        report.usage = request.usage
+        if request is not None:
+            report.usage = request.usage
         self.finished += 1
         if self.progress is not None:
             self.progress(report.finish, self.finished)

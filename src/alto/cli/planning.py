@@ -75,6 +75,11 @@ POLICIES = ["round-robin", "least-outstanding", "prefix-affinity", "prompt-aware
     metavar="STAGE=SECONDS",
     help="What a blocking stage takes.",
 )
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds for each request; under overload those that cannot make it are refused.",
+)
 @click.option("--barrier", is_flag=True, help="Put a barrier after every stage, to compare.")
 @click.option(
     "--orchestrators",
@@ -98,6 +103,7 @@ def simulate(
     policy: str,
     inputs: Path | None,
     stage_times: tuple[str, ...],
+    timeout: float | None,
     barrier: bool,
     orchestrators: int,
     seed: int,
@@ -130,6 +136,7 @@ def simulate(
         config=config,
         streaming=not barrier,
         durations=_times(stage_times),
+        timeout=timeout,
         progress=progress,
         orchestrators=orchestrators,
     )
@@ -148,6 +155,7 @@ def _summary(target: Pipeline[Any, Any], report: Report) -> dict[str, Any]:
     return {
         "requests": len(report.requests),
         "failed": len(report.errors),
+        **({"shed": report.shed, "late": report.late} if report.shed or report.late else {}),
         "throughput_per_s": report.throughput,
         "latency_s": {
             "mean": report.mean_latency,
@@ -260,8 +268,11 @@ def _finite(value: Any) -> Any:
 
 def _table(summary: dict[str, Any]) -> str:
     latency = summary["latency_s"]
+    failed = f"{summary['failed']} failed"
+    if "shed" in summary:
+        failed += f" ({summary['shed']} shed, {summary['late']} late)"
     lines = [
-        f"requests     {summary['requests']}, {summary['failed']} failed, "
+        f"requests     {summary['requests']}, {failed}, "
         f"{summary['throughput_per_s']:.2f} finished per second",
         "latency      " + _times_of(latency),
         "first item   " + _times_of(summary["first_item_s_p50"]) + "  (p50)",

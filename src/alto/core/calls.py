@@ -155,7 +155,8 @@ class Call:
     `messages` is the prompt. `stage`, `arguments`, `path`, `request` and `attempt` say who asks
     (`arguments` are the bound arguments of the `@lm` function; empty for a free call). `schema` is
     the JSON schema that the text should follow, `returns` the Python annotation behind it.
-    `deadline` is in the clock of the running loop, seconds. `boundaries`, given the whole text of
+    `deadline` is in the clock of the running loop, seconds; `rest_s` is the time expected from this
+    call to the end of its request (None: unknown). `boundaries`, given the whole text of
     an answer, names the characters after which the reader has something to do; an engine that
     knows its answer beforehand may then be silent in between (None: every token counts). It says
     nothing about the answer and is sent to nobody. `prompt_ids` is the same prompt in tokens, where
@@ -184,6 +185,7 @@ class Call:
     extra: Mapping[str, Any] = field(default_factory=dict)
     deadline: float | None = None
     model: str | None = None
+    rest_s: float | None = None
     boundaries: Callable[[str], Sequence[int]] | None = None
     prompt_ids: Sequence[int] = ()
     ahead: object | None = None

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..core.admission import Ticket
 from ..core.budget import Budget
 from ..core.calls import Usage
 from ..core.events import Action, Emit, Finish, Go, Stop, Wake
@@ -99,6 +100,8 @@ class Run:
 
     barrier = False
     budget: Budget | None = None
+    ticket: Ticket | None = None
+    """By which it is counted as load, from its begin to its end."""
     """Tokens that it may spend on LM calls; None: no limit."""
 
     def __init__(

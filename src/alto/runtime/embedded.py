@@ -20,6 +20,7 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from ..config import Config
+from ..core.admission import Admission
 from ..core.budget import Budget
 from ..core.calls import Call, Usage
 from ..core.graph import Graph, Kind
@@ -31,6 +32,7 @@ from ..pipeline import Pipeline
 from ..stages import LM, Stage
 from ..structs import Reader, reader_for
 from ..templates import prefix_of
+from . import shedding
 from .barrier import BarrierRun
 from .boundaries import Boundaries
 from .driver import CLEANUP_S, Event, Run
@@ -125,6 +127,7 @@ class Runtime:
         self._background: set[asyncio.Task[Any]] = set()
         self._names = itertools.count(1)
         self._prefix = f"{os.getpid():x}" if name is None else name
+        self.admission = Admission()
         self._texts = Texts()  # what is learned of tokens, for budgets
         self._threads: Threads | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -298,18 +301,24 @@ class Runtime:
             raise DeadlineExceeded(
                 f"pipeline {pipeline.name}: timeout={timeout:g} s leaves no time."
             )
+        now = loop.time()
+        deadline = None if timeout is None else now + timeout
+        budget = self._budget(pipeline, token_budget)
+        load = shedding.load_of(self, pipeline, deadline, 0, now)
         kind = BarrierRun if self.barrier else Run
         run = kind(
             self,
             pipeline,
             f"{self._prefix}-{next(self._names)}",
-            deadline=None if timeout is None else loop.time() + timeout,
+            deadline=deadline,
             stream=stream,
             keep=keep,
             committed=committed,
             bounded=bounded,
         )
-        run.budget = self._budget(pipeline, token_budget)
+        run.budget = budget
+        if load is not None:
+            run.ticket = self.admission.begin(load, deadline, 0, now)
         self._requests.add(run)
         run.safely(run.begin, arguments)
         return run
@@ -342,6 +351,7 @@ class Runtime:
     def over(self, run: Run, cleaning: bool) -> None:
         """A request is over; `cleaning`: its tasks have not all ended."""
         self._requests.discard(run)
+        shedding.settle(run)
         if cleaning:
             self._cleaning.add(run)
 

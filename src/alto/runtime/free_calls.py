@@ -27,7 +27,7 @@ from ..core.execution import Invocation, State
 from ..engines.encodes import embed_call, rerank_call
 from ..engines.protocol import VectorEngine
 from ..errors import EngineError
-from . import spending
+from . import shedding, spending
 from .current import running
 from .replies import Reply
 from .threads import Stopped, tell
@@ -138,6 +138,11 @@ class Deltas:
     async def _read(self) -> AsyncGenerator[Delta, None]:
         run = self._run
         engine = run.runtime.engine(self._engine, self._call.stage)
+        if run.ticket is not None and run.deadline is not None:
+            refusal = shedding.too_late(run, self._invocation)
+            if refusal is not None:
+                raise refusal
+            self._call.rest_s = run.ticket.rest_s
         if run.budget is None:
             stream = engine.stream(self._call)
         else:

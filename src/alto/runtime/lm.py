@@ -22,7 +22,7 @@ from ..engines.protocol import Engine, Take
 from ..errors import EngineError, ParseError
 from ..stages import LM
 from ..structs import Reader
-from . import prompts, spending
+from . import prompts, shedding, spending
 from .readers import wake
 
 if TYPE_CHECKING:
@@ -55,6 +55,10 @@ async def call(
         arguments = prompts.arguments_of(arguments)
     template = _call(run, unit, stage, invocation, arguments, messages)
     template.ahead = ahead
+    if run.ticket is not None and run.deadline is not None:
+        if shedding.too_late(run, invocation) is not None:
+            return
+        template.rest_s = run.ticket.rest_s
     reading = _Reading(run, unit, invocation, run.runtime.reader(stage))
     for attempt in range(1, PARSE_TRIES + 1):
         await _read(run, unit, invocation, template, reading.begin())
