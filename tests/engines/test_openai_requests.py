@@ -9,6 +9,7 @@ import pytest
 from hostile import DONE, HELLO, Connection, always, serving, stop, text
 from openai_calls import KEY, ask, failure_of, read, replica_of, run
 
+import alto
 from alto.core.calls import Call
 from alto.engines import dialect
 from alto.engines.dialect import is_strict
@@ -349,3 +350,13 @@ def test_many_calls_at_once_share_connections() -> None:
         assert server.connections == 20
 
     run(main())
+
+
+@pytest.mark.parametrize(("server", "number"), [("vllm", -2), ("sglang", 2), (None, None)])
+def test_a_priority_goes_along_in_the_servers_own_sense(server: Any, number: int | None) -> None:
+    assert sent(ask(priority=2), priority=server).get("priority") == number
+
+
+def test_an_unknown_sense_of_priority_is_refused() -> None:
+    with pytest.raises(alto.ConfigError, match="priority is 'high', expected one of vllm, sglang"):
+        alto.OpenAI(url="http://h/v1", model="m", priority="high")  # type: ignore[arg-type]

@@ -95,6 +95,13 @@ def demo(
     help="Tokens that the request's LM calls may spend, prompts and answers.",
 )
 @click.option(
+    "--priority",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Requests of higher priority go first.",
+)
+@click.option(
     "--json",
     "as_json",
     is_flag=True,
@@ -106,6 +113,7 @@ def run(
     config_path: Path | None,
     timeout: float | None,
     token_budget: int | None,
+    priority: int,
     as_json: bool,
 ) -> None:
     """Run PIPELINE (module:object) once; items are shown as soon as they exist.
@@ -121,7 +129,7 @@ def run(
         target = subject.load(pipeline)
         values = subject.arguments(target, arguments)
         config = Config.load(config_path)
-        asyncio.run(_run(target, values, config, timeout, token_budget, as_json))
+        asyncio.run(_run(target, values, config, timeout, token_budget, priority, as_json))
     except AltoError as error:
         if as_json:
             click.echo(json.dumps({"error": _error(error)}, ensure_ascii=False))
@@ -134,10 +142,13 @@ async def _run(
     config: Config,
     timeout: float | None,
     token_budget: int | None,
+    priority: int,
     as_json: bool,
 ) -> None:
     async with Runtime(config) as runtime:
-        request = runtime.start(target, timeout=timeout, token_budget=token_budget, **values)
+        request = runtime.start(
+            target, timeout=timeout, token_budget=token_budget, priority=priority, **values
+        )
         async with aclosing(request.events()) as events:  # type: ignore[type-var]
             async for event in events:
                 click.echo(_json_line(event) if as_json else _line(event))

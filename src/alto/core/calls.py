@@ -156,8 +156,8 @@ class Call:
     (`arguments` are the bound arguments of the `@lm` function; empty for a free call). `schema` is
     the JSON schema that the text should follow, `returns` the Python annotation behind it.
     `deadline` is in the clock of the running loop, seconds; `rest_s` is the time expected from this
-    call to the end of its request (None: unknown). `boundaries`, given the whole text of
-    an answer, names the characters after which the reader has something to do; an engine that
+    call to the end of its request (None: unknown). Higher `priority` goes first.
+    `boundaries`, given the whole text of an answer, names the characters after which the reader has something to do; an engine that
     knows its answer beforehand may then be silent in between (None: every token counts). It says
     nothing about the answer and is sent to nobody. `prompt_ids` is the same prompt in tokens, where
     they are known: a server that takes them goes on from there exactly. `ahead` is what the engine
@@ -186,6 +186,7 @@ class Call:
     deadline: float | None = None
     model: str | None = None
     rest_s: float | None = None
+    priority: int = 0
     boundaries: Callable[[str], Sequence[int]] | None = None
     prompt_ids: Sequence[int] = ()
     ahead: object | None = None
@@ -226,6 +227,8 @@ def asked(
     call.extra = template.extra
     call.deadline = deadline
     call.model = template.model
+    call.rest_s = template.rest_s
+    call.priority = template.priority
     call.boundaries = template.boundaries
     call.ahead = template.ahead
     call.answered_by = template.answered_by

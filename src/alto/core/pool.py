@@ -11,10 +11,12 @@ does what it is told (the actions), and comes back at `wake_at()` at the latest.
 
 *Which call next.* Each call has a fixed due time, and the smallest goes first:
 
-    due = request came + patience_s                              without a deadline
-    due = the smaller of that and deadline - expected duration   with one
+    due = request came + patience_s                 without a deadline
+    due = the smaller of that and deadline - rest   with one
 
-As due times of new calls grow with the clock, no waiting call is overtaken for ever; among calls
+less `priority_s` for each level of its request's priority. `rest` is the expected time from a call
+of this stage to the end of its request, and the duration of the call itself until that is known. As
+due times of new calls grow with the clock, no waiting call is overtaken for ever; among calls
 without deadlines it is the oldest request first, so requests nearly done get finished. One thing
 may change the order a little: where replicas know prompts (`next_call.py`).
 
@@ -222,7 +224,12 @@ class CallPool:
         since = self._requests.since(event.request, now)
         due = since + self.limits.patience_s
         if deadline is not None:
-            due = min(due, deadline - self.texts.expected_s(event.stage))
+            rest_s = event.rest_s
+            if rest_s is None:
+                rest_s = self.texts.expected_s(event.stage)
+            due = min(due, deadline - rest_s)
+        if event.priority:
+            due -= event.priority * self.limits.priority_s
         if event.avoid is not None:
             self._readable.complained(event.avoid, self._random, now)
             self._dark.look(now)

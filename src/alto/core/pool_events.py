@@ -27,6 +27,10 @@ class Submitted:
     deadline: float | None = None
     max_tokens: int | None = None
     avoid: ReplicaId | None = None
+    priority: int = 0
+    """Higher first."""
+    rest_s: float | None = None
+    """Expected time from this call to the end of its request."""
 
 
 @dataclass(slots=True)

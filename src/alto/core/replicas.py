@@ -90,6 +90,9 @@ class Limits:
     patience_s: float = 30.0
     """A request without a deadline is as urgent as one whose calls are due this long after it
     came. So calls without a deadline never starve behind those with one, nor the other way."""
+    priority_s: float = 10.0
+    """By so much earlier is a call due for each level of its priority. So it goes before those of
+    the level below that came less than that before it, and nobody starves."""
     hedge_ratio_max: float = 0.1
     """At most this part of the calls under way, but at least one, runs twice (see `hedge_s`)."""
     home_wait_max_s: float = 10.0

@@ -45,6 +45,10 @@ Guided = Literal["auto", "response_format", "structured_outputs", "guided_json",
 GUIDED: tuple[Guided, ...] = ("auto", "response_format", "structured_outputs", "guided_json", "off")
 
 
+Priority = Literal["vllm", "sglang"]
+"""Whose word for priority a server understands: vLLM runs lower ones first, SGLang higher ones."""
+PRIORITIES: tuple[Priority, ...] = ("vllm", "sglang")
+
 AskedCall = TypeVar("AskedCall", bound=Call, contravariant=True)
 AForm = TypeVar("AForm")
 
@@ -98,6 +102,7 @@ class Dialect:
         guided: Guided = "auto",
         extra: Mapping[str, Any] | None = None,
         token_ids: bool = False,
+        priority: Priority | None = None,
     ) -> None:
         self.tells_ids = False
         """It was seen to give the ids of its tokens, so it will know them as a prompt."""
@@ -105,6 +110,7 @@ class Dialect:
         self._completions_url = completions_url
         self._model = model
         self._guided = guided
+        self._priority = priority
         self._extra = extra or {}
         self._known = Form(guided="never" if guided == "off" else "sent", token_ids=token_ids)
         self._refused_schemas: set[bytes] = set()
@@ -187,6 +193,7 @@ class Dialect:
             fields["seed"] = call.seed
         if call.tools:
             fields["tools"] = list(call.tools)
+        self._add_priority(call, fields)
         if call.schema is not None and form.guided == "sent":
             fields.update(_schema_fields(self._guided, call.schema, call.schema_name))
         fields.update(self._extra)
@@ -195,6 +202,10 @@ class Dialect:
             for name in _OPEN_END:
                 fields.pop(name, None)
         return json_body(fields)
+
+    def _add_priority(self, call: Call, fields: dict[str, Any]) -> None:
+        if self._priority is not None:
+            fields["priority"] = -call.priority if self._priority == "vllm" else call.priority
 
     def _completion(self, call: Call, form: Form) -> dict[str, Any]:
         """The fields of a plain completion of `call.prompt_ids`."""
@@ -210,6 +221,7 @@ class Dialect:
         }
         if form.usage_option:
             fields["stream_options"] = {"include_usage": True}
+        self._add_priority(call, fields)
         more = {**self._extra, **call.extra}
         return {**fields, **{name: more[name] for name in more if name not in _OF_CHATS}}
 

@@ -19,7 +19,7 @@ from ..core.policies import resolve
 from ..core.rate import check_rate
 from ..errors import ConfigError
 from .batch_options import BatchOptions
-from .dialect import GUIDED, Guided
+from .dialect import GUIDED, PRIORITIES, Guided, Priority
 from .openai_replica import BUSY_TRIES_MAX, OpenAIReplica
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ class OpenAI(BatchOptions):
     it is given the text: with `continue_final_message` and the fields that let it go on word for
     word (vLLM, SGLang and llama.cpp know them; a server that refuses them is asked without).
 
+    `priority`: send the priority of requests along, as "vllm" (lower first, sent negated) or as
+    "sglang" (higher first). None, the default, sends none: vLLM refuses priorities unless it runs
+    with `--scheduling-policy priority`, SGLang needs `--enable-priority-scheduling`.
+
     `requests_per_minute` and `tokens_per_minute` are the limits of a hosted service (None: no
     limit), over all URLs. A call that would exceed them waits in the pool. Tokens are those of
     prompt and answer; while a call runs, `max_tokens` count for its answer, or what its stage
@@ -85,6 +89,7 @@ class OpenAI(BatchOptions):
     continue_final_message: bool = True
     resume: bool = True
     token_ids: Literal["auto", "off"] = "auto"
+    priority: Priority | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
 
@@ -113,6 +118,11 @@ class OpenAI(BatchOptions):
         if self.token_ids not in ("auto", "off"):
             raise ConfigError(
                 f"alto.OpenAI: token_ids is {self.token_ids!r}, expected 'auto' or 'off'"
+            )
+        if self.priority is not None and self.priority not in PRIORITIES:
+            raise ConfigError(
+                f"alto.OpenAI: priority is {self.priority!r}, expected one of "
+                f"{', '.join(PRIORITIES)}, or None to send no priorities"
             )
         for name in (
             "connect_timeout",

@@ -106,6 +106,7 @@ class OpenAIReplica:
             guided=spec.guided,
             extra=spec.extra,
             token_ids=token_ids,
+            priority=spec.priority,
         )
         self._embeddings = Embeddings(url, spec.model, spec.extra)
         self._rerankings = Rerankings(url, spec.model, spec.extra)

@@ -378,6 +378,8 @@ class Pool(Encodes):
                 call.deadline,
                 call.max_tokens,
                 self._named(call.avoid) if call.avoid else None,
+                call.priority,
+                call.rest_s,
             )
         )
         return reader

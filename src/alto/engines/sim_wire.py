@@ -125,6 +125,7 @@ def _asked(
         temperature=fields.get("temperature"),
         stop=_stop(fields.get("stop")),
         seed=integer(fields, "seed", None),
+        priority=-(integer(fields, "priority", None) or 0),
         tools=fields.get("tools") or (),
         schema=_schema(fields),
         extra={**extra, **{key: True for key in _PASSED_ON if fields.get(key)}},

@@ -100,6 +100,7 @@ class Run:
 
     barrier = False
     budget: Budget | None = None
+    priority: int = 0
     ticket: Ticket | None = None
     """By which it is counted as load, from its begin to its end."""
     """Tokens that it may spend on LM calls; None: no limit."""

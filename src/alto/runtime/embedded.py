@@ -196,16 +196,18 @@ class Runtime:
         *args: Any,
         timeout: float | None = None,
         token_budget: int | None = None,
+        priority: int = 0,
         **kwargs: Any,
     ) -> Any:
         """Run a pipeline and wait for its outputs: one value, or a dict of them.
 
         Outputs below the request's level are lists in path order; an absent one at that level is
         None. `timeout` is in seconds, for the whole request; `token_budget` is what its LM calls
-        may spend, in tokens of prompts and answers. Cancelling the call cancels the request. Raises
-        `StageError`, `DeadlineExceeded` and the other `AltoError`s.
+        may spend, in tokens of prompts and answers. LM calls of requests of higher `priority` go
+        first, and under overload such requests are refused last. Cancelling the call cancels the
+        request. Raises `StageError`, `DeadlineExceeded`, `Overloaded` and the other `AltoError`s.
         """
-        run = self._begin(pipeline, args, kwargs, timeout, token_budget, stream=False)
+        run = self._begin(pipeline, args, kwargs, timeout, token_budget, priority, stream=False)
         try:
             await run.closed()
         except asyncio.CancelledError as error:
@@ -220,6 +222,7 @@ class Runtime:
         *args: Any,
         timeout: float | None = None,
         token_budget: int | None = None,
+        priority: int = 0,
         delivery: str = "provisional",
         **kwargs: Any,
     ) -> AsyncGenerator[Event, None]:
@@ -239,6 +242,7 @@ class Runtime:
             kwargs,
             timeout,
             token_budget,
+            priority,
             stream=True,
             keep=False,
             committed=delivery == "committed",
@@ -262,10 +266,13 @@ class Runtime:
         *args: Any,
         timeout: float | None = None,
         token_budget: int | None = None,
+        priority: int = 0,
         **kwargs: Any,
     ) -> Request:
         """Start a request and go on: `result()`, `events()`, `cancel()`, `usage`."""
-        return Request(self._begin(pipeline, args, kwargs, timeout, token_budget, stream=True))
+        return Request(
+            self._begin(pipeline, args, kwargs, timeout, token_budget, priority, stream=True)
+        )
 
     def _begin(
         self,
@@ -274,6 +281,7 @@ class Runtime:
         kwargs: dict[str, Any],
         timeout: float | None,
         token_budget: int | None,
+        priority: int,
         *,
         stream: bool,
         keep: bool = True,
@@ -301,10 +309,15 @@ class Runtime:
             raise DeadlineExceeded(
                 f"pipeline {pipeline.name}: timeout={timeout:g} s leaves no time."
             )
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise ConfigError(
+                f"pipeline {pipeline.name}: priority is {priority!r}, expected a whole number: 0 "
+                "for ordinary requests, more for more important ones."
+            )
         now = loop.time()
         deadline = None if timeout is None else now + timeout
         budget = self._budget(pipeline, token_budget)
-        load = shedding.load_of(self, pipeline, deadline, 0, now)
+        load = shedding.load_of(self, pipeline, deadline, priority, now)
         kind = BarrierRun if self.barrier else Run
         run = kind(
             self,
@@ -316,9 +329,9 @@ class Runtime:
             committed=committed,
             bounded=bounded,
         )
-        run.budget = budget
+        run.budget, run.priority = budget, priority
         if load is not None:
-            run.ticket = self.admission.begin(load, deadline, 0, now)
+            run.ticket = self.admission.begin(load, deadline, priority, now)
         self._requests.add(run)
         run.safely(run.begin, arguments)
         return run
@@ -499,6 +512,7 @@ def run(
     config: Config | None = None,
     timeout: float | None = None,
     token_budget: int | None = None,
+    priority: int = 0,
     **kwargs: Any,
 ) -> Any:
     """Run a pipeline once and wait for its outputs, as `Runtime.call` does. Works where an event
@@ -507,7 +521,12 @@ def run(
     async def main() -> Any:
         async with Runtime(config) as runtime:
             return await runtime.call(
-                pipeline, *args, timeout=timeout, token_budget=token_budget, **kwargs
+                pipeline,
+                *args,
+                timeout=timeout,
+                token_budget=token_budget,
+                priority=priority,
+                **kwargs,
             )
 
     try:

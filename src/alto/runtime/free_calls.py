@@ -218,6 +218,7 @@ def _asked_by(run: Run, invocation: Invocation, call: AnyCall) -> AnyCall:
     call.request = run.id
     call.attempt = invocation.attempt
     call.deadline = run.deadline
+    call.priority = run.priority
     return call
 
 

@@ -55,6 +55,7 @@ async def call(
         arguments = prompts.arguments_of(arguments)
     template = _call(run, unit, stage, invocation, arguments, messages)
     template.ahead = ahead
+    template.priority = run.priority
     if run.ticket is not None and run.deadline is not None:
         if shedding.too_late(run, invocation) is not None:
             return
