@@ -15,7 +15,16 @@ import traceback
 
 from .report import TARGET_HEADER, Report, Target, machine, table
 
-BENCHMARKS = ("structure", "prewarm", "chunks", "overhead", "orchestrators", "requests", "routers")
+BENCHMARKS = (
+    "structure",
+    "prewarm",
+    "chunks",
+    "overhead",
+    "orchestrators",
+    "requests",
+    "goodput",
+    "routers",
+)
 """Modules with `measure(quick) -> Report`, the short ones first."""
 
 

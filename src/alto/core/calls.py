@@ -156,13 +156,13 @@ class Call:
     (`arguments` are the bound arguments of the `@lm` function; empty for a free call). `schema` is
     the JSON schema that the text should follow, `returns` the Python annotation behind it.
     `deadline` is in the clock of the running loop, seconds; `rest_s` is the time expected from this
-    call to the end of its request (None: unknown). Higher `priority` goes first.
-    `boundaries`, given the whole text of an answer, names the characters after which the reader has something to do; an engine that
-    knows its answer beforehand may then be silent in between (None: every token counts). It says
-    nothing about the answer and is sent to nobody. `prompt_ids` is the same prompt in tokens, where
-    they are known: a server that takes them goes on from there exactly. `ahead` is what the engine
-    gave (`Pool.ahead`) while the prompt was growing. A `prewarm` is for nothing but the reading of
-    its prompt.
+    call to the end of its request (None: unknown). Higher `priority` goes first. `boundaries`,
+    given the whole text of an answer, names the characters after which the reader has something to
+    do; an engine that knows its answer beforehand may then be silent in between (None: every token
+    counts). It says nothing about the answer and is sent to nobody. `prompt_ids` is the same prompt
+    in tokens, where they are known: a server that takes them goes on from there exactly. `ahead` is
+    what the engine gave (`Pool.ahead`) while the prompt was growing. A `prewarm` is for nothing but
+    the reading of its prompt.
     `answered_by` is filled in by an engine of several replicas: the name of the one that wrote the
     end of the answer. If that cannot be read, ask again with its name in `avoid`: then another
     answers if there is one, and a replica that nobody can read loses its calls.

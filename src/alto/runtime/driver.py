@@ -99,11 +99,9 @@ class Run:
     """One request in this process."""
 
     barrier = False
-    budget: Budget | None = None
+    budget: Budget | None = None  # tokens that it may spend on LM calls
     priority: int = 0
-    ticket: Ticket | None = None
-    """By which it is counted as load, from its begin to its end."""
-    """Tokens that it may spend on LM calls; None: no limit."""
+    ticket: Ticket | None = None  # by which it is counted as load
 
     def __init__(
         self,
