@@ -696,3 +696,34 @@ def test_a_reader_that_runs_again_and_reads_further_revives_its_producer() -> No
         return {"read": so_many(first(items), numbers(x)), "items": items}
 
     assert call(p, "q") == {"read": "123", "items": ["3"]}
+
+
+def test_what_was_read_of_a_cancelled_producer_is_held_while_another_reader_may_revive_it() -> None:
+    world = World([["a", "b", "c", None], ["x", "y"]])
+    writes, first = world.writes(), first_of()
+
+    @stage(retries=1, backoff=0)
+    async def counts(x: str) -> AsyncIterator[str]:
+        yield "1" if alto.current().attempt == 1 else "2"
+        await asyncio.sleep(5)
+        if alto.current().attempt == 1:
+            raise ConnectionError("lost")
+
+    @stage
+    async def so_many(items: Stream[str], count: str) -> str:
+        read: list[str] = []
+        async for item in items:
+            read.append(item)
+            if len(read) == int(count) * 2 - 1:
+                break
+        return "".join(read)
+
+    @pipeline
+    def p(x: str):
+        items, count = writes(x), counts(x)
+        return {"first": first(items), "read": so_many(items, first(count)), "counts": count}
+
+    assert call(p, "q") == {"first": "x", "read": "xy", "counts": ["2"]}
+    events = events_of(p, "q", delivery="committed")
+    assert told(events, "first") == [((), "x")]
+    assert told(events, "read") == [((), "xy")]

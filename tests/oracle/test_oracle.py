@@ -29,6 +29,7 @@ def test_the_runtime_agrees_with_the_oracle(chunk: int) -> None:
         30_035,  # two items fail under an `AsCompleted`: either may be met first
         802_282,
         1_001_184,  # a stream read to its end was empty, and is so no more after a re-run
+        4_001_186,  # committed stages that would wait for each other's readers
     ],
 )
 def test_what_once_went_wrong_does_not_again(seed: int) -> None:

@@ -126,7 +126,7 @@ class Execution:
         self.stale: set[tuple[str, Path]] = set()
         self.awaiting: dict[commit.Obstacle, list[commit.Waiter]] = {}
         self.unjudged: deque[commit.Waiter] = deque()
-        self.committed_places: set[tuple[Use, Node]] = set()
+        self.committed_places: tuple[commit.Places, commit.Places] = ({}, {})
         self._work: deque[tuple[Node, Flow, Any]] = deque()
         self._moves: deque[Feed] = deque()
         self._timers: list[tuple[float, int, str, Invocation | None]] = []
@@ -486,7 +486,8 @@ class Execution:
         self.awaiting.clear()
         self.unjudged.clear()
         self.undecided.clear()
-        self.committed_places.clear()
+        for places in self.committed_places:
+            places.clear()
         root = self.root
         pressure.close_node(root)
         root.vals = []

@@ -158,7 +158,7 @@ def _upstream(execution: Execution, flow: Flow) -> list[Use]:
     return [execution.graph.uses[index] for index in indices]
 
 
-def _places(execution: Execution, use: Use, node: Node) -> list[Node]:
+def places(execution: Execution, use: Use, node: Node) -> list[Node]:
     """Where `use` may run for the sake of what lies below `node`."""
     place = _clip(node, use.level)
     return list(nodes_under(place, use.level))
@@ -170,7 +170,7 @@ def lost(execution: Execution, flow: Flow, node: Node) -> None:
     for use in reversed(_upstream(execution, flow)):
         if use.kind is not Kind.STAGE:
             continue
-        for place in _places(execution, use, node):
+        for place in places(execution, use, node):
             invocation = place.invocations.get(use.slot) if place.invocations else None
             if invocation is None or invocation.state not in ACTIVE:
                 continue
@@ -208,7 +208,7 @@ def revive(execution: Execution, flow: Flow, node: Node) -> None:
     for use in _upstream(execution, flow):
         if use.kind is not Kind.STAGE:
             continue
-        for place in _places(execution, use, node):
+        for place in places(execution, use, node):
             invocation = place.invocations.get(use.slot) if place.invocations else None
             if invocation is None or invocation.state is not State.CANCELLED:
                 continue
