@@ -420,3 +420,28 @@ def test_results_of_many_requests_are_let_go() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10_000_000
+
+
+def test_what_is_held_for_a_client_until_it_is_committed_counts() -> None:
+    @stage(name="produce")
+    async def produce(x: int) -> AsyncIterator[bytes]:
+        for _ in range(x):
+            await asyncio.sleep(0.1)
+            yield bytes(1000)
+
+    @pipeline(name="p")
+    def p(x: int):
+        return produce(x)
+
+    async def given(count: int, delivery: Any) -> int:
+        config = alto.Config(limits=alto.Limits(request_bytes=100_000))
+        async with alto.Runtime(config) as runtime:
+            return len([event async for event in runtime.stream(p, count, delivery=delivery)])
+
+    assert run_virtually(given(500, "provisional")) == 500
+    assert run_virtually(given(50, "committed")) == 50
+    with pytest.raises(alto.StageError) as caught:
+        run_virtually(given(500, "committed"))
+    assert "request_bytes=100,000. With delivery='committed' the items of produce" in str(
+        caught.value
+    )

@@ -16,17 +16,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from . import interest, revision
+from . import interest, pressure, revision
 from .attempt import Invocation, State, at
 from .graph import Flow, Gather, Kind, Step, Use, sources_of
 from .path import Path
-from .scope import Node, Scope
+from .scope import ABSENT, Node, Scope
 
 if TYPE_CHECKING:
     from .execution import Execution
 
 Release = Callable[[], None]
-Waiter = tuple[Flow, Node, Release, bool]
+Waiter = tuple[Flow, Node, Release, bool, int]
 
 Places = dict[tuple[Use, Node], None]
 """Where what a use gives is committed; as a set that tells the order in which it grew."""
@@ -39,13 +39,15 @@ def when_committed(
     execution: Execution, flow: Flow, node: Node, release: Release, last: bool = False
 ) -> None:
     """Call `release` when the value of `flow` at `node` can change no more. It is for the client
-    (`last`): then at the end of the request at the latest; or it is what the stage holds back."""
-    execution.unjudged.append((flow, node, release, last))
+    (`last`): then at the end of the request at the latest, and its bytes are held until then; or it
+    is what the stage holds back, which holds them itself."""
+    execution.unjudged.append((flow, node, release, last, 0))
 
 
 def judge(execution: Execution) -> None:
     """Look at the first of those that have not been looked at since something was over."""
-    waiter = flow, node, release, last = execution.unjudged.popleft()
+    flow, node, release, last, held = execution.unjudged.popleft()
+    execution.bytes -= held
     if node.dead:
         return
     look = _Look(execution, last)
@@ -53,7 +55,12 @@ def judge(execution: Execution) -> None:
     if in_the_way is None:
         release()
         return
-    execution.awaiting.setdefault(in_the_way, []).append(waiter)
+    value = node.vals[flow.slot]
+    held = execution.size(value) if last and value is not ABSENT else 0
+    execution.awaiting.setdefault(in_the_way, []).append((flow, node, release, last, held))
+    execution.bytes += held
+    if held and execution.bytes > execution.limits.request_bytes:
+        pressure.too_much_held(execution, flow, node)
     if execution.losses:
         look.forget()
 
@@ -78,7 +85,7 @@ def flush(execution: Execution) -> None:
     """The request is over: what the client still waits for is as it is."""
     awaiting, execution.awaiting = execution.awaiting, {}
     for waiters in awaiting.values():
-        for _, node, release, last in waiters:
+        for _, node, release, last, _ in waiters:
             if last and not node.dead:
                 release()
 

@@ -15,6 +15,7 @@ from . import interest
 from .attempt import Invocation, State, is_list
 from .events import Go
 from .feed import Feed
+from .graph import Flow
 from .scope import Node, Scope
 
 if TYPE_CHECKING:
@@ -143,6 +144,22 @@ def over_limit(execution: Execution, invocation: Invocation) -> None:
             stage=invocation.use.name,
             path=invocation.path,
             attempts=invocation.attempt,
+        )
+    )
+
+
+def too_much_held(execution: Execution, flow: Flow, node: Node) -> None:
+    """More waits to be given to a client as committed than a request may hold."""
+    execution.fail(
+        StageError(
+            f"pipeline {execution.graph.name}, request {execution.name}: it holds "
+            f"{execution.bytes:,} bytes, more than request_bytes="
+            f"{execution.limits.request_bytes:,}. With delivery='committed' the items of "
+            f"{flow.name} are held for the client until all that they come from has closed. Let "
+            "the client take them as they come (delivery='provisional'), give smaller items, or "
+            "raise [limits] request_bytes.",
+            stage=flow.name,
+            path=node.path,
         )
     )
 
