@@ -36,27 +36,37 @@ class Wire:
         self.asked: list[bytes] = []
         """What clients sent, a piece for each read."""
         self.cut_after: int | None = None
-        """Events of the next answer after which its connection is cut."""
+        """The connection of the next answer is cut where its event of this number would begin."""
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection(*self._server)
         asking = asyncio.create_task(self._ask(reader, up_writer))
         try:
             while data := await up_reader.read(65536):
-                if self.cut_after is not None:
-                    self.cut_after -= data.count(b"data: ")
-                    if self.cut_after <= 0:
-                        self.cut_after = None
-                        writer.transport.abort()
-                        break
-                writer.write(data)
+                kept = self._kept(data)
+                writer.write(kept)
                 await writer.drain()
+                if len(kept) < len(data):
+                    writer.transport.abort()
+                    break
         except ConnectionError:
             pass
         finally:
             asking.cancel()
             for end in (writer, up_writer):
                 end.close()
+
+    def _kept(self, data: bytes) -> bytes:
+        """What goes through of one read, however many events it has."""
+        if self.cut_after is None:
+            return data
+        first, *events = data.split(b"data: ")
+        if len(events) < self.cut_after:
+            self.cut_after -= len(events)
+            return data
+        kept = b"data: ".join([first, *events[: self.cut_after - 1]])
+        self.cut_after = None
+        return kept
 
     async def _ask(self, reader: asyncio.StreamReader, up: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
