@@ -52,6 +52,11 @@ class StageError(AltoError):
         self.attempts = attempts
 
 
+class StageMistake(StageError):
+    """What ALTO itself found wrong with a stage. `__cause__` is what the stage had raised, if it
+    had. The request's `StageError` says the same, with the stage's path, and has the same cause."""
+
+
 class ParseError(AltoError):
     """LM text that is not what the stage's return annotation says. `.text` is the whole text."""
 

@@ -488,6 +488,29 @@ def test_class_instances_are_made_once_and_closed() -> None:
     assert made == ["big", "closed"]
 
 
+def test_what_init_raises_is_the_cause() -> None:
+    @stage
+    class Model:
+        def __init__(self, size: str = "small") -> None:
+            raise FileNotFoundError(f"no {size} model")
+
+        def __call__(self, x: int) -> int:
+            return x
+
+    @pipeline(name="p")
+    def p(x: int):
+        return Model(x)
+
+    with pytest.raises(alto.StageError) as caught:
+        call(p, 1)
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+    assert str(caught.value) == (
+        "pipeline p, stage Model at the request failed in its only attempt: making an instance "
+        "with init {} raised FileNotFoundError: no small model. Init arguments come from "
+        "[stages.Model.init]."
+    )
+
+
 def test_current_tells_where_a_stage_runs() -> None:
     seen: list[Any] = []
 

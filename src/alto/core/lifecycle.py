@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DeadlineExceeded, StageError
+from ..errors import DeadlineExceeded, StageError, StageMistake
 from . import commit, feeding, interest, pressure, revision, settling
 from .attempt import WORKING, Invocation, State, is_list, put_at
 from .events import Stop
@@ -219,7 +219,11 @@ def finish(execution: Execution, invocation: Invocation, values: list[Any]) -> N
 def stage_error(execution: Execution, invocation: Invocation, error: BaseException) -> StageError:
     count = invocation.failures + 1
     attempts = f"{count} attempts" if count > 1 else "its only attempt"
-    detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    cause: BaseException | None = error
+    if isinstance(error, StageMistake):
+        detail, cause = str(error), error.__cause__
+    else:
+        detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     wrapped = StageError(
         f"pipeline {execution.graph.name}, stage {invocation.use.name} at {show(invocation.path)} "
         f"failed in {attempts}: {detail}",
@@ -227,7 +231,7 @@ def stage_error(execution: Execution, invocation: Invocation, error: BaseExcepti
         path=invocation.path,
         attempts=count,
     )
-    wrapped.__cause__ = error
+    wrapped.__cause__ = cause
     return wrapped
 
 

@@ -16,7 +16,7 @@ from ..annotations import stream_element
 from ..config import StageConfig
 from ..core.calls import Call
 from ..core.execution import Invocation
-from ..errors import StageError
+from ..errors import StageError, StageMistake
 from ..stages import LM, Stage
 from .batches import Batch, given
 from .places import Place, Places
@@ -116,9 +116,9 @@ class Unit:
     def _one(self) -> Any:
         return self.stage.function(**self.init)
 
-    def _unmade(self, error: Exception) -> StageError:
-        return StageError(
-            f"stage {self.name}: making an instance with init {self.init!r} raised "
+    def _unmade(self, error: Exception) -> StageMistake:
+        return StageMistake(
+            f"making an instance with init {self.init!r} raised "
             f"{type(error).__name__}: {error}. Init arguments come from "
             f"[stages.{self.name}.init].",
             stage=self.name,
