@@ -207,6 +207,31 @@ def test_blocking_batches_run_in_a_thread() -> None:
     assert alto.run(p, 40) == [2 * k for k in range(40)]
 
 
+@pytest.mark.parametrize(("given", "gave"), [([1, 2], "2 outputs"), (None, "None")])
+def test_a_batch_that_gives_another_number_of_outputs_is_not_tried_item_by_item(
+    given: Any, gave: str
+) -> None:
+    calls: list[list[int]] = []
+
+    @stage(batch=3, max_wait="1ms", retries=1)
+    async def wrong(xs: list[int]) -> list[int]:
+        calls.append(list(xs))
+        return given if len(xs) > 1 else xs
+
+    @pipeline(name="p")
+    def p(x: int):
+        return wrong(numbers(x))
+
+    [error] = requests(p, 3)
+    assert isinstance(error, alto.StageError)
+    assert str(error) == (
+        f"pipeline p, stage wrong at (0,) failed in its only attempt: a batch of 3 items gave {gave}"
+        ". A batch stage returns a list with one output for each input, in order."
+    )
+    assert error.__cause__ is None
+    assert calls == [[0, 1, 2]]
+
+
 # ---------------------------------------------------------------- max_concurrency
 
 

@@ -1,7 +1,8 @@
 """Micro-batches: items of several invocations, perhaps of several requests, in one call.
 
 A batch starts when it is full or when its first item has waited `max_wait`. If the call raises, its
-items run again one by one, so that one bad item fails alone.
+items run again one by one, so that one bad item fails alone. If it returns another number of
+outputs, they all fail.
 
 Always true:
     B1  every item of a batch that has started is settled, or stopped, when its call is over
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.execution import Invocation, State
 from ..core.graph import Use
-from ..errors import StageError
+from ..errors import StageMistake
 from . import attempts
 from .current import running
 from .places import Place
@@ -120,6 +121,12 @@ class BatchCall:
             await self._raised(place, started, error, held)
             return
         self.calling = False
+        mistake = self._miscounted(values, len(started))
+        if mistake is not None:
+            for run, invocation in started:
+                if invocation.state is State.RUNNING:
+                    run.safely(run.broke, invocation, mistake)
+            return
         for (run, invocation), value in zip(started, values, strict=True):
             run.safely(_done, run, invocation, value)
 
@@ -163,7 +170,7 @@ class BatchCall:
 
     async def _values(
         self, place: Place | None, started: list[Entry], held: list[Future[Any]]
-    ) -> list[Any]:
+    ) -> Any:
         unit = self.unit
         use: Use = started[0][1].use
         lists: dict[str, Any] = {name: [] for name in given(use)}
@@ -172,15 +179,19 @@ class BatchCall:
             for name in lists:
                 lists[name].append(arguments[name])
         function = await unit.function(place)
-        values = await attempts.call_plain(unit, function, {**use.constants, **lists}, held)
-        if not isinstance(values, list | tuple) or len(values) != len(started):
-            gave = f"{len(values)} outputs" if isinstance(values, list | tuple) else repr(values)
-            raise StageError(
-                f"stage {unit.name}: a batch of {len(started)} items gave {gave}. A batch stage "
-                "returns a list with one output for each input, in order.",
-                stage=unit.name,
-            )
-        return list(values)
+        return await attempts.call_plain(unit, function, {**use.constants, **lists}, held)
+
+    def _miscounted(self, values: Any, count: int) -> StageMistake | None:
+        """What to say if these are not one output for each item. Nothing was raised, so nothing is
+        tried again: alone each item might well come out right, and hide the mistake."""
+        if isinstance(values, list | tuple) and len(values) == count:
+            return None
+        gave = f"{len(values)} outputs" if isinstance(values, list | tuple) else repr(values)
+        return StageMistake(
+            f"a batch of {count} items gave {gave}. A batch stage returns a list with one output "
+            "for each input, in order.",
+            stage=self.unit.name,
+        )
 
 
 def _done(run: Run, invocation: Invocation, value: Any) -> None:
