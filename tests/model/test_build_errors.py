@@ -797,6 +797,16 @@ def test_a_class_without_call() -> None:
         ({"seed": True}, "seed is True, expected a whole number."),
         ({"model": 3}, "model is 3, expected a model's name."),
         ({"extra": 3}, "extra is 3, expected a dict of fields of the request's body."),
+        (
+            {"extra": {"stream": False}},
+            "extra: stream is False; ALTO writes this field of the request's body itself. Leave it "
+            "out.",
+        ),
+        (
+            {"extra": {"top_k": 1, "messages": []}},
+            "extra: messages is []; ALTO writes this field of the request's body itself. Leave it "
+            "out.",
+        ),
     ],
 )
 def test_lm_options_are_checked(options: dict[str, Any], message: str) -> None:

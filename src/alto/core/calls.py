@@ -116,7 +116,17 @@ def mistake(options: Mapping[str, Any]) -> str | None:
         fits, expected = _OPTIONS[name]
         if not fits(value):
             return f"{name} is {value!r}, expected {expected}."
+    for fields, place in ((options, ""), (options.get("extra") or {}, "extra: ")):
+        for name in _WRITTEN_BY_ALTO:
+            if name in fields:
+                return (
+                    f"{place}{name} is {str(fields[name])[:80]}; ALTO writes this field of the "
+                    "request's body itself. Leave it out."
+                )
     return None
+
+
+_WRITTEN_BY_ALTO = ("messages", "stream")
 
 
 def _is_number(value: Any, kinds: type | UnionType = int | float) -> bool:
