@@ -55,6 +55,7 @@ def test_urls_are_taken_as_people_write_them(given: str, url: str) -> None:
         ({"urls": [URL], "busy_timeout": 0}, "busy_timeout is 0, expected more than 0"),
         ({"urls": [URL], "stall_timeout": 0}, "stall_timeout is 0, expected more than 0"),
         ({"urls": [URL], "metrics_interval": 0}, "expected more than 0, or None"),
+        ({"urls": [URL], "extra": {"stream": False}}, "extra: stream is False; ALTO writes this"),
         ({"urls": [URL], "headers": {"x y": "z"}}, "header 'x y'"),
         ({"urls": [URL], "headers": {"x": "a\r\nb: c"}}, "header 'x'"),
     ],

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
+from ..core.calls import mistake
 from ..core.policies import resolve
 from ..core.rate import check_rate
 from ..errors import ConfigError
@@ -110,6 +111,8 @@ class OpenAI(BatchOptions):
                 f"alto.OpenAI: model is {self.model!r}, expected the name of a model; the server "
                 "lists its models at URL/models"
             )
+        if wrong := mistake({"extra": self.extra}):
+            raise ConfigError(f"alto.OpenAI: {wrong}")
         resolve(self.policy)
         if self.guided not in GUIDED:
             raise ConfigError(
