@@ -13,7 +13,7 @@ import argparse
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
@@ -27,8 +27,9 @@ from .reporting import label, report
 
 def measure_all(
     runs: Sequence[tuple[str, dict[str, Any], dict[str, Any]]], processes: int
-) -> list[Outcome]:
-    """Outcomes in the order of the runs. Fresh processes: nothing is inherited but the code."""
+) -> Iterator[Outcome]:
+    """Outcomes in the order of the runs, each when it is there. Fresh processes: nothing is
+    inherited but the code."""
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(processes, mp_context=context) as pool,
@@ -37,12 +38,8 @@ def measure_all(
         found = [
             threads.submit(measure, shape, pool, engine, options) for shape, engine, options in runs
         ]
-        outcomes = []
         for future in found:
-            outcome = future.result()
-            print(f"measured {label(outcome)}", file=sys.stderr, flush=True)
-            outcomes.append(outcome)
-        return outcomes
+            yield future.result()
 
 
 def main() -> int:
@@ -58,12 +55,15 @@ def main() -> int:
     runs = [(shape, ENGINE, options) for shape in shapes]
     if given.full:
         runs += variants(shapes, options)
-    outcomes = measure_all(runs, given.processes)
-    made = report("headline", outcomes)
-    made.save()
-    for outcome in outcomes:
-        for path in draw(outcome, RESULTS):
-            made.notes.append(str(path.relative_to(RESULTS.parent)))
+    outcomes: list[Outcome] = []
+    pictures: list[str] = []
+    for outcome in measure_all(runs, given.processes):
+        print(f"measured {label(outcome)}", file=sys.stderr, flush=True)
+        outcomes.append(outcome)
+        pictures += [str(path.relative_to(RESULTS.parent)) for path in draw(outcome, RESULTS)]
+        made = report("headline", outcomes)
+        made.save()  # the full experiment takes hours: what it has found by now is not lost
+    made.notes += pictures
     print(made.text())
     print(machine())
     return int(given.strict and not all(target.met for target in made.targets))

@@ -49,6 +49,8 @@ class Outcome:
     """At the load of alto."""
     timelines: dict[str, list[Span]]
     """One request in each contender, at the load of pooled."""
+    arrivals: str = ""
+    """The recorded trace that requests come as; else they come independently."""
 
 
 EQUAL, BEST = "deployed, equal split", "deployed, best split"
@@ -110,6 +112,7 @@ def measure(
         {POOLED.name: even.at_load, **_results(at_pooled)},
         {ALTO.name: fast.at_load, **_results(ablations)},
         _results(timelines),
+        given.get("arrivals", ""),
     )
 
 

@@ -22,6 +22,8 @@ def draw(outcome: Outcome, folder: Path) -> list[Path]:
     matplotlib.use("svg")
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"headline-{outcome.shape}-{outcome.engine['profile']}-{outcome.engine['replicas']}"
+    if outcome.arrivals:
+        stem = f"{stem}-{outcome.arrivals}"
     return [
         _curves(outcome, folder / f"{stem}-latency.svg", "mean latency, s", _mean),
         _curves(outcome, folder / f"{stem}-first.svg", "median time to first verdict, s", _first),

@@ -31,8 +31,9 @@ def report(name: str, outcomes: Sequence[Outcome]) -> Report:
 
 
 def label(outcome: Outcome) -> str:
-    """The shape and the servers it runs on."""
-    return f"{outcome.shape}, {outcome.engine['replicas']} x {outcome.engine['profile']}"
+    """The shape, the servers it runs on, and how requests come if not independently."""
+    where = f"{outcome.shape}, {outcome.engine['replicas']} x {outcome.engine['profile']}"
+    return f"{where}, {outcome.arrivals}" if outcome.arrivals else where
 
 
 def rows(outcome: Outcome) -> list[Sequence[str]]:

@@ -8,15 +8,25 @@ from __future__ import annotations
 import math
 from concurrent.futures import Executor, Future
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 from benchmarks.headline import experiment, factool, load, splits, texts, wikichat
-from benchmarks.headline.contenders import ALTO, ENGINE, POOLED, Contender, deployed, equal_split
+from benchmarks.headline.contenders import (
+    ALTO,
+    ENGINE,
+    POOLED,
+    Contender,
+    Span,
+    deployed,
+    equal_split,
+)
 from benchmarks.headline.experiment import measure
 from benchmarks.headline.full import variants
 from benchmarks.headline.load import Point, around, between, recorded, run, search
-from benchmarks.headline.reporting import HEADER, report
+from benchmarks.headline.plots import draw
+from benchmarks.headline.reporting import HEADER, label, report
 
 from alto.engines.tokens import tokenize
 
@@ -144,6 +154,21 @@ def test_the_table_is_whole(shape: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert all(len(row) == len(HEADER) for row in made.rows)
     assert len(made.targets) == 5 and all(math.isfinite(each.measured) for each in made.targets)
     assert "at the load of pooled" in made.text()
+
+
+def test_what_came_of_recorded_arrivals_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(experiment, "run", served)
+    monkeypatch.setattr(load, "run", served)
+    monkeypatch.setattr(experiment, "timeline", lambda *_, **__: [Span("1", "draft", (), 0, 1, 2)])
+    outcomes = [
+        measure("wikichat", Here(), ENGINE, more) for more in ({}, {"arrivals": "azure_2023_conv"})
+    ]
+    labels = [label(outcome) for outcome in outcomes]
+    assert labels[1] == f"{labels[0]}, azure_2023_conv"
+    pictures = [path.name for outcome in outcomes for path in draw(outcome, tmp_path)]
+    assert len(set(pictures)) == len(pictures)
 
 
 def test_a_search_goes_down_when_it_began_too_high(monkeypatch: pytest.MonkeyPatch) -> None:
