@@ -7,7 +7,7 @@ scheduling of every call. The pool's limits are above what the benchmark asks: t
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ from alto import Config, Runtime, Sentence, Stream, lm, pipeline, stage
 from alto.core.calls import Call, Delta
 from alto.core.replicas import Limits
 from alto.engines.pool import Pool
-from alto.engines.protocol import Engine
+from alto.engines.protocol import Engine, Take
 
 from .. import workload
 from ..workload import ScheduledLM, answer_prompt, extract_prompt, verify_prompt
@@ -72,7 +72,18 @@ class PlayedReplica:
     async def stream(self, call: Call) -> AsyncGenerator[Delta, None]:
         async for piece in self.lm.stream(call.messages[-1]["content"]):
             yield Delta(piece)
-        yield Delta("", finish_reason="stop")
+        yield Delta(finish_reason="stop")
+
+    async def read(self, call: Call, take: Take) -> None:
+        """The same for a reader that is called with each piece."""
+        async with aclosing(self.lm.stream(call.messages[-1]["content"])) as pieces:
+            async for piece in pieces:
+                going = take(piece)
+                if going is not True and (going is False or not await going):
+                    return
+        going = take(Delta(finish_reason="stop"))
+        if not isinstance(going, bool):
+            await going
 
     async def aclose(self) -> None:
         """Nothing to close."""

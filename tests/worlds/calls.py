@@ -111,8 +111,8 @@ class World:
             return [delta async for delta in pool.stream(call)]
         deltas: list[Delta] = []
 
-        def take(delta: Delta) -> bool:
-            deltas.append(delta)
+        def take(piece: str) -> bool:
+            deltas.append(piece if isinstance(piece, Delta) else Delta(piece))
             return True
 
         await pool.read(call, take)

@@ -11,10 +11,12 @@ import re
 import zlib
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from random import Random
 
 from alto.core.calls import Call, Delta, Usage
+from alto.engines.protocol import Take
 from alto.engines.tokens import prompt_text
 from alto.errors import EngineError
 
@@ -146,6 +148,17 @@ class MoodyReplica:
         else:
             self.honest.append(usage)
         return Delta(word, finish_reason="stop" if whole else "length", usage=usage)
+
+
+class PushingReplica(MoodyReplica):
+    """One that hands its pieces on itself."""
+
+    async def read(self, call: Call, take: Take) -> None:
+        async with aclosing(self.stream(call)) as deltas:
+            async for delta in deltas:
+                going = take(delta)
+                if going is not True and (going is False or not await going):
+                    return
 
 
 def _words(text: str) -> list[str]:

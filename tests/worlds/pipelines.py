@@ -22,7 +22,7 @@ from alto.engines.pool import Pool
 from alto.errors import AltoError
 from alto.testing.loop import run
 
-from .moody import MOODS, MoodyReplica, Span
+from .moody import MOODS, MoodyReplica, PushingReplica, Span
 
 HEALED_S = 30.0
 REQUESTS = 12
@@ -102,8 +102,9 @@ class World:
         plans: list[Sequence[Span]] = [self._plan(moods) for _ in range(luck.randint(1, 3))]
         if self.safe:
             plans.append([Span(0.0, "well")])
+        kind = MoodyReplica if seed % 2 else PushingReplica
         self.replicas = [
-            MoodyReplica(f"r{n}", plan, Random(f"{seed} {n}"), luck.choice((0.002, 0.02)), written)
+            kind(f"r{n}", plan, Random(f"{seed} {n}"), luck.choice((0.002, 0.02)), written)
             for n, plan in enumerate(plans)
         ]
         self.pool = Pool(

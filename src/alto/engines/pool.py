@@ -52,7 +52,7 @@ from .batch_options import BatchOptions
 from .encodes import Encodes
 from .load import PoolLoad, ReplicaLoad, load_of_replica
 from .pool_reader import PoolReader, as_delta, is_full, kept, text_of
-from .protocol import Replica, Take
+from .protocol import Read, Replica, Take
 
 
 @dataclass(slots=True)
@@ -108,6 +108,7 @@ class Pool(Encodes):
             hedge_s=hedge_s,
             rate=rate_of(requests_per_minute, tokens_per_minute),
         )
+        self._reads = [] if hedge_s is not None else _reads(self.replicas)
         self._readers: dict[CallId, PoolReader] = {}
         self._growing: dict[CallId, Ahead] = {}
         self._numbers = 0
@@ -146,12 +147,26 @@ class Pool(Encodes):
         generator. Returns at the end of the text, or when `take` has enough.
 
         The pieces are passed on right here: every frame between a replica and whoever waits for it
-        would be gone through twice for each piece.
+        would be gone through twice for each piece. Replicas that hand them on themselves spare that
+        too, until a text breaks off.
         """
         reader = self._submit(call)
         keep = reader.given.append
         try:
             while not is_full(reader.asked):
+                if self._reads and not reader.given:
+                    reader.replica = await self._placed(reader)
+                    try:
+                        await self._reads[reader.replica](
+                            reader.asked, reader.take_by(take, self._begin)
+                        )
+                        if not reader.enough:
+                            self._finish(reader)
+                        return
+                    except Exception as error:
+                        if self._is_over(reader, error):
+                            return
+                        continue
                 inner = await self._open(reader)
                 try:
                     before = reader.before
@@ -512,6 +527,17 @@ class Pool(Encodes):
             engine=self.name,
             retryable=False,
         )
+
+
+def _reads(replicas: Sequence[Replica]) -> list[Read]:
+    """How each replica is read that hands its pieces on itself; empty unless all do."""
+    found: list[Read] = []
+    for replica in replicas:
+        read: Read | None = getattr(replica, "read", None)
+        if read is None:
+            return []
+        found.append(read)
+    return found
 
 
 async def _stop(legs: Sequence[asyncio.Task[_Opened | None]]) -> None:

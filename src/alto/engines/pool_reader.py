@@ -6,11 +6,13 @@ The text is kept in case the replica breaks off and another one has to go on.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from ..core.calls import Call, Delta, Usage
 from ..core.scheduling import CallId, ReplicaId
 from ..errors import AltoError
+from .protocol import Take
 
 
 class PoolReader:
@@ -20,6 +22,7 @@ class PoolReader:
         "asked",
         "before",
         "call",
+        "enough",
         "error",
         "finished",
         "given",
@@ -46,6 +49,8 @@ class PoolReader:
         """What tries that broke in mid-text have cost; None if none did."""
         self.finished = False
         """The present try gave all it had."""
+        self.enough = False
+        """The reader wants no more of it."""
         self.writing = False
         """A try has begun and not broken; there is never a second."""
         self.replica = ReplicaId(0)
@@ -55,6 +60,30 @@ class PoolReader:
         self.error: AltoError | None = None
         """Why there will be no (more) answer."""
         self.waiter: asyncio.Future[None] | None = None
+
+    def take_by(self, take: Take, begin: Callable[[PoolReader], None]) -> Take:
+        """What a replica is given that hands its pieces on itself: each is kept, and passed on to
+        `take`. `begin` is told of the first."""
+        keep = self.given.append
+
+        def taken(piece: str) -> bool | Awaitable[bool]:
+            if not self.writing:
+                begin(self)
+            if piece.__class__ is Delta:
+                piece = text_of(piece)
+            keep(piece)
+            going = take(piece)
+            if going is True:
+                return True
+            self.enough = going is False
+            return False if going is False else self._waited(going)
+
+        return taken
+
+    async def _waited(self, going: Awaitable[bool]) -> bool:
+        goes_on = await going
+        self.enough = not goes_on
+        return goes_on
 
     def wake(self) -> None:
         if self.waiter is not None and not self.waiter.done():

@@ -30,6 +30,10 @@ Take = Callable[[str], "bool | Awaitable[bool]"]
 is to it. It answers True for more, False for enough, or something to wait for before more can be
 taken, with the same answer."""
 
+Read = Callable[[Call, Take], Awaitable[None]]
+"""Answers one call as `stream` does, but hands each piece to `Take`. Returns when the text has
+ended, or when `Take` has enough."""
+
 
 @runtime_checkable
 class Engine(Protocol):
@@ -69,6 +73,11 @@ class Replica(Protocol):
     """One LM server behind an engine: the same streaming call, without a choice of where.
 
     `Pool` (engines/pool.py) makes an `Engine` of several replicas.
+
+    A replica may have a second method, `async def read(self, call, take) -> None` (see `Read`),
+    which spares the way through a generator for each piece. Where all replicas of a pool have it,
+    the pool reads the beginning of an answer by it. `stream` is needed all the same: the rest of a
+    text that broke off is read by it, and hedged calls are.
     """
 
     name: str
