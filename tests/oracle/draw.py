@@ -8,6 +8,9 @@ retried gives a prefix of what the last one gives. In a *varying* one attempts d
 and nothing fails for good: a failure that hangs on an item that is later taken back is neither
 right nor wrong. Of those some are *complete*: every flow that is read in part is an output too, so
 its producer is not cancelled for want of readers, and the part must be what the last attempt gave.
+
+From `REVISING_FROM` on all seeds draw complete cases in which a lot is taken back: fan-outs that are
+retried, readers of one item of them, and what chooses by what these found.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from .behaviour import TIMEOUT_S, Plan, dice
 
 LEVELS_MAX = 5
 
+REVISING_FROM = 50_000_000
+
 Body = Callable[["Case", Plan], Callable[..., Any]]
 
 
@@ -37,6 +42,7 @@ class Case:
     seed: int
     varies: bool
     complete: bool = False
+    revising: bool = False
     pipeline: Pipeline[Any, Any] = None  # type: ignore[assignment]
     plans: dict[str, Plan] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -50,6 +56,8 @@ def draw(seed: int, body: Body) -> Case:
     rng = random.Random(seed)
     case = Case(seed, varies=rng.random() < 0.55)
     case.complete = case.varies and rng.random() < 0.5
+    if seed >= REVISING_FROM:
+        case.varies = case.complete = case.revising = True
     quiet = rng.random() < 0.3
     inner = [_draw_inner(case, rng, body, k, quiet) for k in range(rng.choice((0, 0, 1, 2)))]
     wiring = _Wiring(case, rng.randrange(1 << 30), body, inner, "s", quiet, rng.randint(1, 14))
@@ -135,6 +143,10 @@ class _Wiring:
         ops += [self._nest] * (2 if self.inner else 0)
         if self.inner is not None and rng.random() < 0.08:
             self._deep()
+        if self.case.revising:
+            self._fan_out()
+            ops = [self._first] * 4 + [self._fan_out, self._one, self._conditional, self._where] * 2
+            ops += [self._listed, self._merge, self._join]
         for _ in range(self.size):
             rng.choice(ops)()
         return self._outputs(given)
@@ -191,6 +203,56 @@ class _Wiring:
         fans_out = rng.random() < (0.6 if level.depth < 3 else 0.5) and level.depth < LEVELS_MAX
         self.flows.append(self._use(self._make(parameters, fans_out), **values))
 
+    def _near(self, below: bool) -> list[Flow]:
+        """The flows of this pipeline's own level, or those below it."""
+        base = self._base()
+        under = [f for f in self.flows if f._core.level.is_under(base)]
+        return [f for f in under if (f._core.level is not base) is below]
+
+    def _first(self) -> None:
+        """Reads a part of one fan-out, or of two."""
+        rng, deep = self.rng, self._near(below=True)
+        if not deep:
+            return
+        parameters = [("g0", rng.choice(("Stream", "Stream", "AsCompleted")))]
+        values = {"g0": rng.choice(deep)}
+        if rng.random() < 0.3:
+            parameters.append(("g1", "Stream"))
+            values["g1"] = rng.choice(deep)
+        near = self._near(below=False)
+        if near and rng.random() < 0.3:
+            parameters.append(("p0", "item"))
+            values["p0"] = rng.choice(near)
+        self.flows.append(self._use(self._make(parameters, rng.random() < 0.25), **values))
+
+    def _fan_out(self) -> None:
+        self._of_an_item(fans_out=True)
+
+    def _one(self) -> None:
+        self._of_an_item(fans_out=False)
+
+    def _of_an_item(self, fans_out: bool) -> None:
+        flows = [f for f in self.flows if f._core.level.is_under(self._base())]
+        flows = [f for f in flows if f._core.level.depth < 3 or not fans_out]
+        if flows:
+            stage = self._make([("p0", "item")], fans_out)
+            self.flows.append(self._use(stage, p0=self.rng.choice(flows)))
+
+    def _listed(self) -> None:
+        if deep := self._near(below=True):
+            stage = self._make([("g0", "list")], False)
+            self.flows.append(self._use(stage, g0=self.rng.choice(deep)))
+
+    def _join(self) -> None:
+        """An item that may be missing, and another one."""
+        rng = self.rng
+        one = rng.choice(self.flows).where(self._predicate())
+        above = [f for f in self.flows if one._core.level.is_under(f._core.level)]
+        if one._core.level.is_under(self._base()):
+            fans_out = rng.random() < 0.3 and one._core.level.depth < 3
+            stage = self._make([("p0", "item"), ("p1", "item")], fans_out)
+            self.flows.append(self._use(stage, p0=one, p1=rng.choice(above)))
+
     def _deep(self) -> None:
         """As many levels as there may be, each below the one before."""
         for _ in range(LEVELS_MAX):
@@ -237,7 +299,10 @@ class _Wiring:
             return
         keep = self._predicate()
         left = flow.where(keep)
-        right = flow.where(lambda value: not keep(value)) if self.rng.random() < 0.7 else flow
+        if self.case.revising:  # perhaps one that has nothing to do with it
+            right = self.rng.choice([f for f in self.flows if f._core.level is flow._core.level])
+        else:
+            right = flow.where(lambda value: not keep(value)) if self.rng.random() < 0.7 else flow
         left = self._use(self._make([("p0", "item")], False), p0=left)
         if self.rng.random() < 0.6:
             right = self._use(self._make([("p0", "item")], False), p0=right)
@@ -282,7 +347,7 @@ class _Wiring:
         plan.unordered = frozenset(p for p, kind in streamed if kind == "AsCompleted")
         most = (None, 0, 1, 1, 2) if case.complete else (None, None, None, 0, 1, 2)
         plan.reads = {p: rng.choice(most) for p, _ in streamed}
-        plan.slow = rng.choice((0.0, 0.1, 1.0, 5.0))
+        plan.slow = rng.choice((0.1, 1.0, 5.0, 20.0) if case.revising else (0.0, 0.1, 1.0, 5.0))
         partial = frozenset(p for p, most in plan.reads.items() if most is not None)
         may_stop = case.varies and (self.inner is None or not case.complete)
         if may_stop:
@@ -304,11 +369,11 @@ class _Wiring:
     def _options(self, plan: Plan) -> dict[str, Any]:
         rng = self.rng
         options: dict[str, Any] = {}
-        if rng.random() < 0.3:
+        if rng.random() < (0.6 if self.case.revising else 0.3):
             options["retries"] = rng.choice((1, 2))
             options["backoff"] = rng.choice((0.0, 0.1, 2.0))
             plan.flaky = options["retries"]
-            plan.flaky_percent = rng.choice((30, 100))
+            plan.flaky_percent = 100 if self.case.revising else rng.choice((30, 100))
         if rng.random() < 0.5:
             default = Default([7, 8] if plan.fans_out else 7)
             options["on_error"] = rng.choice(("drop", default, "fail"))

@@ -6,7 +6,7 @@ A seed that fails prints its pipeline; `python -m tests.oracle SEED` runs it aga
 import pytest
 
 from . import production, puppets
-from .draw import draw
+from .draw import REVISING_FROM, draw
 
 CHUNK = 250
 
@@ -21,6 +21,12 @@ def test_the_core_agrees_with_the_oracle(chunk: int) -> None:
 def test_the_runtime_agrees_with_the_oracle(chunk: int) -> None:
     for seed in range(10_000 + chunk * CHUNK, 10_000 + (chunk + 1) * CHUNK):
         production.one(seed)
+
+
+@pytest.mark.parametrize("chunk", range(4))
+def test_what_is_taken_back_leaves_nothing_behind(chunk: int) -> None:
+    for seed in range(REVISING_FROM + chunk * CHUNK, REVISING_FROM + (chunk + 1) * CHUNK):
+        puppets.one(seed)
 
 
 @pytest.mark.parametrize(
