@@ -63,9 +63,9 @@ def wake_waiters(execution: Execution, node: Node) -> None:
             execution._moves.append(waiter)
         else:
             use, place = waiter
-            if revision.is_undecided(execution, use, place):
+            if execution.undecided and revision.is_undecided(execution, use, place):
                 revision.reevaluate(execution, use, place)
-            elif not place.dead and not _is_made(use, place):
+            elif not place.dead and not ((use.rerun or execution.losses) and _is_made(use, place)):
                 evaluate(execution, use, place)
 
 
