@@ -727,3 +727,50 @@ def test_what_was_read_of_a_cancelled_producer_is_held_while_another_reader_may_
     events = events_of(p, "q", delivery="committed")
     assert told(events, "first") == [((), "x")]
     assert told(events, "read") == [((), "xy")]
+
+
+def test_a_list_that_was_given_up_half_way_is_filled_anew() -> None:
+    world = World([["a", "b", None], ["x"]])
+    writes, first = world.writes(), first_of()
+
+    @stage
+    async def listed(items: list[str]) -> str:
+        return ",".join(items)
+
+    @pipeline
+    def p(x: str):
+        items = writes(x)
+        chosen = first(items).where(lambda item: item == "a")
+        return {"either": alto.either(chosen, listed(items)), "items": items}
+
+    assert call(p, "q") == {"either": "x", "items": ["x"]}
+
+
+@pytest.mark.parametrize("kind", [Stream, list], ids=["stream", "list"])
+def test_what_was_cancelled_can_be_run_with_inputs_that_never_change(kind: Any) -> None:
+    world = World([["a", "b", None], ["x"]], tick=3.0)
+    writes, first = world.writes(), first_of()
+
+    @stage
+    async def numbers(x: str) -> AsyncIterator[str]:
+        for number in "12345":
+            await asyncio.sleep(1)
+            yield number
+
+    @stage
+    async def streamed(items: Stream[str]) -> str:
+        return ",".join([item async for item in items])
+
+    @stage
+    async def listed(items: list[str]) -> str:
+        return ",".join(items)
+
+    joined = listed if kind is list else streamed
+
+    @pipeline
+    def p(x: str):
+        items, more = writes(x), numbers(x)
+        chosen = first(items).where(lambda item: item == "a")
+        return {"either": alto.either(chosen, joined(more)), "items": items, "more": more}
+
+    assert call(p, "q") == {"either": "1,2,3,4,5", "items": ["x"], "more": list("12345")}

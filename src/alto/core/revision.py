@@ -181,11 +181,11 @@ def again(execution: Execution, invocation: Invocation) -> None:
 
 
 def rewind(execution: Execution, feed: Feed) -> bool:
-    """Let a session read from the start, in the order in which it was given its items before.
-    Whether it had lost interest in the rest."""
+    """Let a session read from the start, in the order in which it was given its items before. A
+    `list` is still there, unless it was given up half-way. Whether interest had been lost."""
     source = feed.source
     assert isinstance(source, Gather)
-    if source.mode is Mode.LIST:
+    if source.mode is Mode.LIST and not feed.lost:
         return False
     given, feed.given = feed.given, []
     if feed.queue is not None:
