@@ -774,3 +774,17 @@ def test_what_was_cancelled_can_be_run_with_inputs_that_never_change(kind: Any) 
         return {"either": alto.either(chosen, joined(more)), "items": items, "more": more}
 
     assert call(p, "q") == {"either": "1,2,3,4,5", "items": ["x"], "more": list("12345")}
+
+
+def test_an_either_that_is_decided_by_a_revision_is_told_once() -> None:
+    world = World([["a", None], ["x"]])
+    writes, works, first, slow = world.writes(), world.works(), first_of(), slowly()
+
+    @pipeline
+    def p(x: str):
+        items = writes(x)
+        chosen = first(items).where(lambda item: item != "a")
+        return {"worked": works(alto.either(chosen, slow(x))), "items": items}
+
+    assert call(p, "q") == {"worked": "X", "items": ["x"]}
+    assert world.worked == ["x"]

@@ -36,6 +36,8 @@ def test_what_is_taken_back_leaves_nothing_behind(chunk: int) -> None:
         802_282,
         1_001_184,  # a stream read to its end was empty, and is so no more after a re-run
         4_001_186,  # committed stages that would wait for each other's readers
+        50_103_736,  # an either was settled twice in one step, and two attempts ran beside each other
+        50_200_062,  # a list was given up half-way, and wanted again
     ],
 )
 def test_what_once_went_wrong_does_not_again(seed: int) -> None:

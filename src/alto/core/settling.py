@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 def settled(execution: Execution, node: Node, flow: Flow, value: Any) -> None:
     if node.dead:
         return
-    node.vals[flow.slot] = value
+    vals, slot = node.vals, flow.slot
+    if vals[slot] is not PENDING:  # queued twice: what it came from changed before it was settled
+        revision.put(execution, node, flow, value)
+        return
+    vals[slot] = value
     present = value is not ABSENT and type(value) is not Failed
     for use, position in flow.merged_by:  # first: what follows may walk through these nodes
         if present:
