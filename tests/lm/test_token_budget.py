@@ -146,6 +146,34 @@ def test_calls_side_by_side_do_not_each_write_what_is_left() -> None:
     assert 800 < run(main()).total_tokens < 1100
 
 
+@lm(engine="chat", max_tokens=20)
+def judge(word: str) -> bool:
+    return f"Is it a word: {word}"
+
+
+@pipeline
+def judging(text: str):  # type: ignore[no-untyped-def]
+    return judge(text)
+
+
+@pytest.mark.parametrize("tokens", [None, 1000])
+def test_what_cannot_be_read_is_asked_again_elsewhere_with_a_budget_too(tokens: int | None) -> None:
+    avoided: list[str] = []
+
+    def respond(call: alto.Call) -> str:
+        avoided.append(call.avoid)
+        return "yes" if call.avoid else "who knows"
+
+    async def main() -> Any:
+        engine = alto.Simulated(respond=respond, replicas=2)
+        async with alto.Runtime(alto.Config(engines={"chat": engine})) as runtime:
+            return await runtime.call(judging, "tea", token_budget=tokens)
+
+    assert run_virtual(main()) is True
+    assert avoided[0] == ""
+    assert avoided[1].startswith("chat/")
+
+
 def test_free_calls_count_and_a_stage_can_see_what_is_left() -> None:
     seen: list[int | None] = []
 

@@ -39,7 +39,10 @@ async def read(
                 return going
             return False if isinstance(going, bool) else _then_stop(going)
 
-        await reading(account.call, counted)
+        try:
+            await reading(account.call, counted)
+        finally:
+            call.answered_by = account.call.answered_by
 
 
 async def stream(
