@@ -345,8 +345,12 @@ def usage_of(told: Mapping[str, Any]) -> Usage:
     )
 
 
+TOKENS_MAX = 10**12
+"""A count of more is told oddly."""
+
+
 def _count(value: object) -> int:
-    return int(value) if isinstance(value, int | float) and value > 0 else 0
+    return int(value) if isinstance(value, int | float) and 0 < value <= TOKENS_MAX else 0
 
 
 # -------------------------------------------------------------------------------------- errors

@@ -105,6 +105,14 @@ def test_what_is_learned_serves_the_next_request() -> None:
     assert 780 < books.left < 820
 
 
+def test_a_server_that_miscounts_is_paid_but_not_learned_from() -> None:
+    texts = Texts()
+    account = opened(Budget(1000, texts), ask())
+    account.note(Delta("x" * 100, finish_reason="stop", usage=Usage(10**9, 10, calls=1)))
+    account.close()
+    assert Budget(1000, texts).prompt_tokens(ask()) == 100
+
+
 @given(
     st.integers(1, 2000),
     st.lists(

@@ -260,6 +260,7 @@ def test_a_surrogate_pair_split_over_chunks_is_one_character() -> None:
         ({}, Usage(calls=1)),
         ({"prompt_tokens": 3, "completion_tokens": None}, Usage(3, 0, calls=1)),
         ({"prompt_tokens": "3", "prompt_tokens_details": []}, Usage(calls=1)),
+        ({"prompt_tokens": 1e300, "completion_tokens": 2}, Usage(0, 2, calls=1)),
         ({"prompt_tokens": 9, "prompt_cache_hit_tokens": 8}, Usage(9, cached_tokens=8, calls=1)),
         (
             {"completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 5}},

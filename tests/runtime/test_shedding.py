@@ -11,7 +11,7 @@ import pytest
 from leaks import nothing_held, on_virtual_time, watched
 
 import alto
-from alto import Delta, Line, Stream, lm, pipeline, stage
+from alto import Delta, Line, Stream, Usage, lm, pipeline, stage
 from alto.core.admission import SEEN_MIN
 from alto.simulation import Poisson, simulate
 
@@ -191,6 +191,23 @@ def test_every_request_is_counted_out_however_it_ends() -> None:
             kinds = {type(result) for result in results}
             assert kinds >= {list, alto.Overloaded, asyncio.CancelledError}
             runtime.admission.check()
+
+    on_virtual_time(main)
+
+
+def test_a_server_that_finds_more_than_it_reads_makes_no_request_weigh_less_than_nothing() -> None:
+    @dataclass
+    class Miscounting(Crowded):
+        async def stream(self, call: alto.Call) -> AsyncGenerator[Delta, None]:
+            async for delta in super().stream(call):
+                usage = Usage(10, 1, cached_tokens=10_000, calls=1)
+                yield Delta(delta.text, finish_reason=delta.finish_reason, usage=usage)
+
+    async def main() -> None:
+        async with watched(config(Miscounting())) as runtime:
+            await learn(runtime, 3)
+            (load,) = runtime.admission.pipelines.values()
+            assert load.weight.value > 0
 
     on_virtual_time(main)
 

@@ -21,7 +21,7 @@ import math
 from dataclasses import replace
 
 from .calls import Call, Delta, Usage
-from .learning import Texts
+from .learning import Texts, believable
 from .prefix import read
 
 TEMPLATE_TOKENS = 8
@@ -112,9 +112,12 @@ class Account:
             budget.spent += self._prompt + self._written if self._pieces else 0
             return
         budget.spent += usage.total_tokens
-        if usage.calls == 1 and not self.over:
-            budget.texts.told(usage, read(self.call, hashed=False).size, self._chars)
-            budget.texts.wrote(self.call.stage, float(usage.completion_tokens), 0.0)
+        if usage.calls != 1 or self.over:
+            return
+        size = read(self.call, hashed=False).size
+        if (learned := believable(usage, size)) is not None:  # all requests estimate by this
+            budget.texts.told(learned, size, self._chars)
+            budget.texts.wrote(self.call.stage, float(learned.completion_tokens), 0.0)
 
     @property
     def _capped(self) -> bool:

@@ -59,7 +59,9 @@ def settle(run: Run) -> None:
     elif isinstance(run.error, DeadlineExceeded | Overloaded):
         ended = False
     usage = run.usage
-    tokens = usage.completion_tokens + (usage.prompt_tokens - usage.cached_tokens) / 4
+    # Some servers count more as found in their cache than as read.
+    read = max(0, usage.prompt_tokens - usage.cached_tokens)
+    tokens = usage.completion_tokens + read / 4
     run.runtime.admission.end(ticket, ended, tokens, run.loop.time())
 
 
