@@ -94,3 +94,10 @@ def test_a_low_quantile_finds_its_place(part: float) -> None:
         if number > 1000:
             found.append(low.value)
     assert sum(found) / len(found) == pytest.approx(1.0 + part, abs=0.05)
+
+
+def test_a_low_quantile_comes_back_from_nought() -> None:
+    low = Low(0.25, 0.0)
+    for _ in range(1000):
+        low.observe(1.0)
+    assert low.value > 0.9

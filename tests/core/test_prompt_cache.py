@@ -7,7 +7,7 @@ import pytest
 from alto.core.calls import Usage
 from alto.core.pool_events import CacheFacts
 from alto.core.prefix import PrefixIndex, chain
-from alto.core.prompt_cache import SAMPLE_CALLS, SLOTS_MAX, PromptCache
+from alto.core.prompt_cache import CAPACITY_TOKENS_MAX, SAMPLE_CALLS, SLOTS_MAX, PromptCache
 from alto.core.slots import SlotIndex
 
 PROMPT = chain(b"p" * 8000)
@@ -50,6 +50,12 @@ def test_the_capacity_that_an_engine_tells_is_believed_at_once_and_later_as_the_
     cache.told(CacheFacts(capacity_tokens=1000), PER_BYTE)
     assert size(cache) == 4096
     cache.index.check()
+
+
+def test_a_capacity_that_makes_no_sense_bounds_what_is_remembered_all_the_same() -> None:
+    cache = holding()
+    cache.told(CacheFacts(capacity_tokens=1e17), PER_BYTE)
+    assert size(cache) == CAPACITY_TOKENS_MAX / PER_BYTE
 
 
 def test_counters_that_go_backwards_say_that_the_cache_is_empty() -> None:

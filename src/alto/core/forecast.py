@@ -179,8 +179,12 @@ def _rising(points: list[_Point]) -> list[_Point]:
     return line
 
 
+LOW_MIN = 1e-3
+"""`Low` says no less: it moves by factors, and would take for ever to come back from nought."""
+
+
 class Low:
-    """A low quantile of positive values, in constant memory: it goes up a little with each value
+    """A low quantile of values above 0, in constant memory: it goes up a little with each value
     above it and down a lot with each below, until the two balance."""
 
     __slots__ = ("_part", "_step", "value")
@@ -188,9 +192,10 @@ class Low:
     def __init__(self, part: float, first: float) -> None:
         self._part = part
         self._step = 1.0
-        self.value = first
+        self.value = max(first, LOW_MIN)
 
     def observe(self, value: float) -> None:
         """Learn one value."""
         self._step = max(0.05, self._step * 0.9)
-        self.value *= math.exp(self._step * (self._part - (value < self.value)))
+        factor = math.exp(self._step * (self._part - (value < self.value)))
+        self.value = max(self.value * factor, LOW_MIN)

@@ -563,6 +563,10 @@ class CallPool:
     def _watch_deadline(self, flight: Flight) -> None:
         if flight.waiting and flight.deadline is not None:
             heappush(self._deadlines, (flight.deadline, flight.call))
+            if len(self._deadlines) > 2 * self.waiting + 64:
+                # A call that was turned away has an entry for each time.
+                living = {entry for entry in self._deadlines if self._is_waiting(entry[1])}
+                self._deadlines[:] = sorted(living)  # which is a heap
 
     def _end_try(self, flight: Flight, sent: Try, now: float) -> None:
         if len(flight.tries) == 2:

@@ -22,6 +22,9 @@ from .slots import Slot, SlotIndex
 
 SLOTS_MAX = 4096
 """A server that says it has more slots is not believed."""
+CAPACITY_TOKENS_MAX = 20_000_000
+"""A server that says it can keep more is taken to keep so much: what is believed to be there takes
+memory here, some 2 bytes a token."""
 SAMPLE_CALLS = 8
 """The counters of an engine are compared with what was promised after so many calls at least."""
 
@@ -99,7 +102,8 @@ class PromptCache:
             self.slots, self.index = facts.slots, SlotIndex(facts.slots)
             return True
         if facts.capacity_tokens is not None and isinstance(self.index, PrefixIndex):
-            self.index.told(int(facts.capacity_tokens / tokens_per_byte))
+            capacity = min(facts.capacity_tokens, CAPACITY_TOKENS_MAX)
+            self.index.told(int(capacity / tokens_per_byte))
         return False
 
     def _compare(self, counted: tuple[float, float], tokens_per_byte: float) -> None:
