@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
 from random import Random
 from typing import Any
 
@@ -179,6 +180,32 @@ def test_a_cancelled_caller_takes_its_texts_along() -> None:
         gone.cancel()
         assert list(await stays) == [vector("stays")]
         assert server.asked == [["stays"]]
+
+    world(main)
+
+
+def test_batches_of_a_caller_that_goes_end_in_their_order() -> None:
+    async def main() -> None:
+        server = Server()
+        ended: list[str] = []
+
+        async def stream(call: Call) -> AsyncGenerator[Delta, None]:
+            try:
+                async with aclosing(server.stream(call)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+            finally:
+                assert isinstance(call, EmbedCall)
+                ended.append(call.inputs[0])
+
+        subject = Batcher("embed", stream, options())
+        texts = [str(number) for number in range(4 * CALLER_BATCHES_MAX)]
+        gone = asyncio.create_task(subject.vectors(call(*texts)))
+        await asyncio.sleep(0.05)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        await asyncio.sleep(0)
+        assert ended == texts[::4]
 
     world(main)
 

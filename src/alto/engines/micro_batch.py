@@ -61,7 +61,9 @@ class _Caller:
         self.given = 0
         """So many texts have gone into batches."""
         self.paid = Usage(calls=1)
-        self.batches: set[_Batch] = set()
+        self.batches: dict[_Batch, None] = {}
+        """In order: a set has another one each time, and then not even the clock of a simulation
+        would make two runs the same."""
 
     @property
     def gone(self) -> bool:
@@ -115,7 +117,7 @@ class _Batch:
             self.call.deadline = None if deadline is None or until is None else max(deadline, until)
         self.items.append((caller, at))
         self.call.add(caller.call.inputs[at], size)
-        caller.batches.add(self)
+        caller.batches[self] = None
 
     def drop_the_gone(self) -> None:
         """Leave out what is not wanted any more, unless the texts are on their way."""
@@ -262,7 +264,7 @@ class Batcher:
         if self._open.get(batch.key) is batch:
             del self._open[batch.key]
         for caller, _ in batch.items:
-            caller.batches.discard(batch)
+            caller.batches.pop(batch, None)
 
     async def _try(self, items: list[Item], call: EmbedCall) -> AltoError | None:
         """One request for these texts. What is said against it is returned."""
