@@ -421,12 +421,14 @@ class CallPool:
             now - flight.since,
             self._requests.weight(flight.request),
         )
+        verb = "choose"
         try:
             replica, cached = self._choose(blocks, facts, free, now)
+            verb = "observe"
             self.policy.observe(Placed(replica.replica, facts, now))
         except Exception as error:
             if not flight.tries:
-                self._give_up(flight, self._refusals.policy("choose", self.policy, error))
+                self._give_up(flight, self._refusals.policy(verb, self.policy, error))
             return
         sent = replica.send(blocks, facts, cached, per_byte, now)
         flight.tries.append(sent)
@@ -448,8 +450,8 @@ class CallPool:
         candidates = [replica.candidate(blocks, per_byte) for replica in free]
         forgive(free, candidates, now)
         index = self.policy.choose(candidates, facts, now, self._random)
-        if not 0 <= index < len(candidates):
-            raise IndexError(f"it chose {index} of {len(candidates)} candidates")
+        if not isinstance(index, int) or not 0 <= index < len(candidates):
+            raise IndexError(f"it chose {index!r} of {len(candidates)} candidates")
         return free[index], candidates[index].cached_tokens
 
     def _hedge(self, call: CallId, replica: ReplicaId, now: float) -> None:
