@@ -12,6 +12,7 @@ from leaks import PATIENCE_S, on_real_loop, on_virtual_time, quiet, watched
 
 import alto
 from alto import Call, Delta, Usage, pipeline, stage
+from alto.runtime.current import running
 from alto.runtime.free_calls import EngineHandle
 
 
@@ -169,3 +170,24 @@ def test_for_on_the_loop_is_told() -> None:
 def test_outside_a_stage_is_told() -> None:
     with pytest.raises(RuntimeError, match="outside a stage"):
         EngineHandle("chat").stream("a")
+
+
+def test_a_stage_that_calls_again_and_again_holds_none_of_the_calls_that_are_over() -> None:
+    held: list[int] = []
+
+    @stage
+    def again_and_again(x: str) -> int:
+        for _ in range(20):
+            list(EngineHandle("chat").stream(x))
+        here = running.get()
+        assert here is not None
+        held.extend(map(len, here[0].on_stop.values()))
+        return 0
+
+    async def main() -> None:
+        async with watched(alto.Config(engines={"chat": Words()})) as runtime:
+            await runtime.call(one_stage(again_and_again), "a b")
+            await quiet(runtime)
+
+    on_real_loop(main)
+    assert held == [0]

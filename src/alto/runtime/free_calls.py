@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..core.calls import Call, Delta, Message, is_message, mistake
 from ..core.encode import EmbedCall, Ranking, RerankCall, Vector, Vectors
-from ..core.execution import Invocation, State
+from ..core.execution import Invocation
 from ..engines.encodes import embed_call, rerank_call
 from ..engines.protocol import VectorEngine
 from ..errors import EngineError
 from . import shedding, spending
 from .current import running
-from .replies import Reply
+from .replies import Reply, start
 from .threads import Stopped, tell
 
 if TYPE_CHECKING:
@@ -180,13 +180,11 @@ class Deltas:
         tasks: list[asyncio.Task[None]] = []
 
         def begin() -> None:
-            if self._invocation.state is not State.RUNNING:
+            task = start(run, self._invocation, self._hand_over(pieces), context, ended)
+            if task is None:
                 pieces.put(Stopped())
-                return
-            task = run.loop.create_task(self._hand_over(pieces), context=context)
-            task.add_done_callback(ended)
-            tasks.append(task)
-            run.on_stop.setdefault(self._invocation, []).append(task.cancel)
+            else:
+                tasks.append(task)
 
         def ended(task: asyncio.Task[None]) -> None:  # also of one that never took a step
             pieces.put(Stopped() if task.cancelled() else task.exception())

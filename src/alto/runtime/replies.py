@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -25,6 +25,31 @@ if TYPE_CHECKING:
     from .driver import Run
 
 T = TypeVar("T")
+
+
+def start(
+    run: Run,
+    invocation: Invocation,
+    work: Coroutine[Any, Any, T],
+    context: Context,
+    ended: Callable[[asyncio.Task[T]], object],
+) -> asyncio.Task[T] | None:
+    """Start work on the loop that ends with the attempt at the latest; `ended` is called in any
+    case. None: the attempt is over already, and nothing is started or called."""
+    if invocation.state is not State.RUNNING:
+        work.close()
+        return None
+    task = run.loop.create_task(work, context=context)
+    stops = run.on_stop.setdefault(invocation, [])
+    stops.append(task.cancel)
+
+    def over(task: asyncio.Task[T]) -> None:
+        if task.cancel in stops:  # else one attempt that asks again and again held all of it
+            stops.remove(task.cancel)
+        ended(task)
+
+    task.add_done_callback(over)
+    return task
 
 
 class Reply(Coroutine[Any, Any, T], Generic[T]):
@@ -53,19 +78,10 @@ class Reply(Coroutine[Any, Any, T], Generic[T]):
         context = copy_context()
 
         def begin() -> None:
-            if self._invocation.state is not State.RUNNING:
-                self._asking.close()
+            if start(run, self._invocation, self._asking, context, ended) is None:
                 answer.set_exception(Stopped())
-                return
-            task = run.loop.create_task(self._asking, context=context)
-            stops = run.on_stop.setdefault(self._invocation, [])
-            stops.append(task.cancel)
-            task.add_done_callback(ended)
 
         def ended(task: asyncio.Task[T]) -> None:
-            stops = run.on_stop.get(self._invocation, [])
-            if task.cancel in stops:
-                stops.remove(task.cancel)
             if task.cancelled():
                 answer.set_exception(Stopped())
             elif (error := task.exception()) is not None:
