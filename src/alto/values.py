@@ -15,7 +15,7 @@ Nothing here imports pydantic: a model is known by what it carries.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -31,6 +31,7 @@ _PLAIN: tuple[Any, ...] = (int, float, bytes, dict, list, tuple, set, frozenset)
 _TEXTS = (str, bytes, bytearray)
 _NUMBERS = (int, float)
 _COLLECTIONS = (list, tuple, set, frozenset)
+_ONLY_TEXT = {str}
 _WORD = 8
 _REFUSALS = (TypeError, ValueError, RecursionError, OverflowError, msgspec.MsgspecError)
 _read = msgspec.json.Decoder().decode
@@ -75,6 +76,8 @@ def size_of(value: Any) -> int:
         return len(value)
     if kind is int or kind is float or kind is bool or value is None:
         return _WORD
+    if kind is list and len(value) < SIZE_VISITS_MAX and set(map(type, value)) == _ONLY_TEXT:
+        return _WORD + sum(map(len, value))
     return _size(value, SIZE_DEPTH_MAX, [SIZE_VISITS_MAX])
 
 
@@ -147,14 +150,16 @@ def _size(value: Any, depth: int, visits: list[int]) -> int:
 
 def _children(value: Any) -> Collection[Any]:
     """What the value holds; keys of a dict are left out."""
+    kind = type(value)
+    if kind is dict:
+        return value.values()  # type: ignore[no-any-return]
     if isinstance(value, _COLLECTIONS):
         return value
-    if isinstance(value, Mapping):
-        return value.values()
-    fields: tuple[str, ...] | None = getattr(type(value), "__struct_fields__", None)
-    if fields is not None:
-        return [getattr(value, field) for field in fields]
-    fields = getattr(type(value), "__dataclass_fields__", None)
+    fields: Iterable[str] | None = getattr(kind, "__dataclass_fields__", None)
+    if fields is None:
+        if isinstance(value, Mapping):
+            return value.values()
+        fields = getattr(kind, "__struct_fields__", None)
     if fields is not None:
         return [getattr(value, field, None) for field in fields]
     return tuple(getattr(value, "__dict__", {}).values())

@@ -152,7 +152,7 @@ class TestLimit:
         items = []
         for at in range(0, len(text), size):
             items += cutter.feed(text[at : at + size])
-            assert len(cutter._open) <= SENTENCE_CHARS_MAX + LOOKAHEAD_CHARS_MAX + size
+            assert cutter._open.chars <= SENTENCE_CHARS_MAX + LOOKAHEAD_CHARS_MAX + size
         items += cutter.finish()
         assert len(items) == len(text) // SENTENCE_CHARS_MAX + 1
         assert "".join("".join(items).split()) == "".join(text.split())
@@ -190,7 +190,7 @@ class Counting:
         self.chars = 0
         self.pattern = module._CANDIDATE
 
-    def search(self, text: str, at: int) -> re.Match[str] | None:
+    def search(self, text: str, at: int = 0) -> re.Match[str] | None:
         found = self.pattern.search(text, at)
         self.chars += (found.end() if found else len(text)) - at
         return found

@@ -13,7 +13,7 @@ from alto.core.peers import BLOCKS_TOLD_MAX, ReplicaSummary, Summary, Told
 from alto.core.pool import CallPool
 from alto.core.pool_events import Action, Began, Heard, Reported, Send, Submitted, Woke
 from alto.core.prefix import Prompt, chain
-from alto.core.replicas import Limits
+from alto.core.replicas import Limits, candidates_of
 from alto.core.scheduling import CallId, Candidate, ReplicaId
 
 SMALL = Prompt((), 400)
@@ -55,7 +55,7 @@ def sent(actions: list[Action]) -> list[int]:
 
 
 def seen(core: CallPool) -> list[Candidate]:
-    return [replica.candidate((), 0.25) for replica in core.replicas]
+    return candidates_of(core.replicas, (), 0.25)
 
 
 def test_calls_of_others_count_as_load() -> None:

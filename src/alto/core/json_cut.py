@@ -147,13 +147,12 @@ class JsonItems:
         self._list_closed = False
         """The last JSON that ended was a whole array: no item is missing if the text breaks off."""
         self._quiet = False
-        """The next piece is more of a string in an item, if it has no quote and no backslash."""
+        """The next piece is more of a string in an item, if it has no quote and no backslash. Never
+        true after an error."""
         self._unread = OpenText()
         """The text as long as no JSON was seen, for the error."""
 
     def feed(self, text: str) -> list[JsonText]:
-        if self.error is not None:
-            return []
         if self._quiet and '"' not in text and "\\" not in text:
             # Nearly every piece of nearly every item: more of a string.
             held = self._open
@@ -163,8 +162,11 @@ class JsonItems:
                 held.chars += size
                 self._read += size
                 return []
+        if self.error is not None:
+            return []
         items: list[JsonText] = []
         self._items = items
+        self._quiet = False
         self._mark = at = 0
         end = len(text)
         while at < end and self.error is None:
@@ -178,16 +180,10 @@ class JsonItems:
         self._read += end
         if self._open.chars > OPEN_CHARS_MAX or self._unread.chars > OPEN_CHARS_MAX:
             self._too_long()
-        self._quiet = (
-            self._state is JsonItems._in_string
-            and self._capturing
-            and self.seen
-            and not self._escaped
-            and self.error is None
-        )
         return items
 
     def _too_long(self) -> None:
+        self._quiet = False
         held = self._open if self._open.chars > OPEN_CHARS_MAX else self._unread
         if self.error is None:
             self.error = too_long("JSON", held.take(), OPEN_CHARS_MAX)
@@ -428,6 +424,7 @@ class JsonItems:
             return at + 1
         found = _IN_STRING.search(text, at)
         if found is None:
+            self._quiet = self._capturing and self.seen
             return len(text)
         if found[0] == "\\":
             self._escaped = True

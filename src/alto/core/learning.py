@@ -55,11 +55,12 @@ class Line:
 
     def observe(self, x: float, y: float, weight: float = 1.0) -> None:
         """Learn one measured point."""
-        self._s = s = self._s * _FADE + weight
-        self._sx = sx = self._sx * _FADE + weight * x
-        self._sy = sy = self._sy * _FADE + weight * y
-        self._sxx = sxx = self._sxx * _FADE + weight * x * x
-        self._sxy = sxy = self._sxy * _FADE + weight * x * y
+        fade, wx = _FADE, weight * x
+        self._s = s = self._s * fade + weight
+        self._sx = sx = self._sx * fade + wx
+        self._sy = sy = self._sy * fade + weight * y
+        self._sxx = sxx = self._sxx * fade + wx * x
+        self._sxy = sxy = self._sxy * fade + wx * y
         base, rise, first, second, at_first, at_second, prior_x, prior_xx = self._prior
         seen = s * base + sx * rise
         # A pinch of the prior keeps the scale positive when all measured times are zero.

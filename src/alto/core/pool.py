@@ -72,8 +72,9 @@ from .prewarm import Prewarming, follow
 from .rate import Rate
 from .readable import Readable
 from .refusals import Refusals, is_busy, no_replicas
-from .replicas import Limits, ReplicaState, Speed, Try, forgive
-from .scheduling import CallId, Facts, Finished, Placed, Policy, ReplicaId, needs_prefix
+from .replicas import Limits, ReplicaState, Speed, Try
+from .scheduling import CallId, Facts, Policy, ReplicaId, needs_prefix
+from .where import Where
 
 
 class CallPool:
@@ -112,6 +113,7 @@ class CallPool:
         self.counts = Counts()
         self.texts = Texts()
         self._random = random
+        self._where = Where(self.policy, self.texts, random)
         self._flights: dict[CallId, Flight] = {}
         self._next = NextCall(self._flights, self.replicas)
         self.peers = Peers(self.replicas, self.limits, self._flights)
@@ -131,7 +133,7 @@ class CallPool:
         self._readable = Readable(self.replicas)
         self._dark = Dark(self.replicas, self.limits.dark_s)
         self._ahead = Prewarming(
-            self.replicas, self.limits, self.texts, self._requests, self._choose, rate is None
+            self.replicas, self.limits, self.texts, self._requests, self._where.choose, rate is None
         )
         self._actions: list[Action] = []
         self._verbs: dict[type[Event], Callable[[Any, float], None]] = {
@@ -255,7 +257,6 @@ class CallPool:
         self._remove(flight)
         usage, texts = believable(event.usage, flight.prompt.size), self.texts
         tokens = texts.written(event.chars, usage)
-        cached = usage.cached_tokens if usage is not None else None
         self.replicas[event.replica].finish(sent, tokens, usage, now)
         if self._rate is not None:
             read = texts.read(flight.prompt.size, usage)
@@ -270,12 +271,8 @@ class CallPool:
             self.replicas[event.replica].cache.answered(sent.promised_bytes, usage, per_byte)
         if not flight.resumes:
             texts.wrote(flight.stage, tokens, now - sent.sent_at)
-        began = now if sent.began_at is None else sent.began_at
-        first_s, total_s = began - sent.sent_at, now - sent.sent_at
         try:
-            self.policy.observe(
-                Finished(event.replica, flight.stage, first_s, total_s, tokens, cached, now)
-            )
+            self._where.finished(flight.stage, sent, tokens, usage, now)
         except Exception as error:
             self._refuse(event.call, self._refusals.policy("observe", self.policy, error))
 
@@ -421,14 +418,12 @@ class CallPool:
             now - flight.since,
             self._requests.weight(flight.request),
         )
-        verb = "choose"
         try:
-            replica, cached = self._choose(blocks, facts, free, now)
-            verb = "observe"
-            self.policy.observe(Placed(replica.replica, facts, now))
+            replica, cached = self._where.choose(blocks, facts, free, now)
+            self._where.placed(replica.replica, facts, now)
         except Exception as error:
             if not flight.tries:
-                self._give_up(flight, self._refusals.policy(verb, self.policy, error))
+                self._give_up(flight, self._refusals.policy("choose", self.policy, error))
             return
         sent = replica.send(blocks, facts, cached, per_byte, now)
         flight.tries.append(sent)
@@ -440,19 +435,6 @@ class CallPool:
             if self.hedge_s is not None and len(self.replicas) > 1:
                 heappush(self._hedges, (now + self.hedge_s, flight.call, replica.replica))
         self._actions.append(Send(flight.call, replica.replica))
-
-    def _choose(
-        self, blocks: Sequence[int], facts: Facts, free: Sequence[ReplicaState], now: float
-    ) -> tuple[ReplicaState, float]:
-        """The replica that the policy chooses, and how many tokens of the prompt it has. Raises
-        whatever the policy does."""
-        per_byte = self.texts.tokens_per_byte.value
-        candidates = [replica.candidate(blocks, per_byte) for replica in free]
-        forgive(free, candidates, now)
-        index = self.policy.choose(candidates, facts, now, self._random)
-        if not isinstance(index, int) or not 0 <= index < len(candidates):
-            raise IndexError(f"it chose {index!r} of {len(candidates)} candidates")
-        return free[index], candidates[index].cached_tokens
 
     def _hedge(self, call: CallId, replica: ReplicaId, now: float) -> None:
         """Nothing came yet: let a second replica race with the first, if hedges are few."""
@@ -578,6 +560,8 @@ class CallPool:
 
     def _drop_others(self, flight: Flight, winner: Try, now: float) -> None:
         """One of a hedged pair is ahead; the other has lost."""
+        if not flight.tries or flight.tries == [winner]:
+            return  # nearly always
         for sent in tuple(flight.tries):
             if sent is not winner:
                 self._end_try(flight, sent, now)

@@ -267,26 +267,6 @@ class ReplicaState:
         idle_s = now - self._changed_at
         return 1.0 if idle_s <= STALE_S else 0.5 ** (idle_s / STALE_S - 1.0)
 
-    def candidate(self, blocks: Sequence[int], tokens_per_byte: float) -> Candidate:
-        """It, as a policy sees it."""
-        running = self.sequences + self.others + self.peers.sequences
-        index = self.cache.index
-        cached = matched_bytes(index.match(blocks)) if blocks else 0
-        speed, slowness = self.speed, self.slowness.value
-        return Candidate(
-            self.replica,
-            self.name,
-            round(running),
-            self.prefill_tokens + self.peers.prefill_tokens,
-            cached * tokens_per_byte,
-            index.free_bytes * tokens_per_byte,
-            speed.first.slope * slowness,
-            speed.step.at(running + 1) * slowness,
-            speed.step.slope * slowness,
-            # Of the others nothing is known, so they count in full.
-            self.weight + self.peers.weight + self.others,
-        )
-
     # --- Life of a try
 
     def send(
@@ -488,6 +468,34 @@ class ReplicaState:
     def _pass(self, now: float) -> None:
         self._area += (self.sequences + self.peers.sequences) * (now - self._changed_at)
         self._changed_at = now
+
+
+def candidates_of(
+    replicas: Sequence[ReplicaState], blocks: Sequence[int], tokens_per_byte: float
+) -> list[Candidate]:
+    """Replicas of one pool, as a policy sees them for a prompt with these blocks."""
+    first, step = replicas[0].speed.first, replicas[0].speed.step
+    found: list[Candidate] = []
+    for one in replicas:
+        peers, index, slowness = one.peers, one.cache.index, one.slowness.value
+        running = one.sequences + one.others + peers.sequences
+        cached = matched_bytes(index.match(blocks)) * tokens_per_byte if blocks else 0.0
+        found.append(
+            Candidate(
+                one.replica,
+                one.name,
+                round(running),
+                one.prefill_tokens + peers.prefill_tokens,
+                cached,
+                index.free_bytes * tokens_per_byte,
+                first.slope * slowness,
+                (step.intercept + step.slope * (running + 1)) * slowness,
+                step.slope * slowness,
+                # Of the others nothing is known, so they count in full.
+                one.weight + peers.weight + one.others,
+            )
+        )
+    return found
 
 
 def forgive(replicas: Sequence[ReplicaState], candidates: Sequence[Candidate], now: float) -> None:

@@ -113,6 +113,15 @@ def needs_prefix(policy: Policy) -> bool:
     return bool(getattr(policy, "uses_prefix", True))
 
 
+def learn_nothing(policy: object, seen: Placed | Finished) -> None:
+    """The `observe` of a policy that learns nothing. Pools do not even ask it."""
+
+
+def learns(policy: Policy) -> bool:
+    """Whether the policy's `observe` is its own."""
+    return getattr(policy.observe, "__func__", None) is not learn_nothing
+
+
 def least(
     candidates: Sequence[Candidate],
     cost: Callable[[Candidate], float],

@@ -31,7 +31,7 @@ import re
 from typing import Literal
 
 from ..errors import ParseError
-from .cut import Sentence, cut_off
+from .cut import OpenText, Sentence, cut_off
 
 LOOKAHEAD_CHARS_MAX = 64
 """How far behind a candidate the text may decide about it."""
@@ -109,49 +109,50 @@ sentence too, one that never does."""
 class Sentences:
     """An item for each sentence."""
 
-    __slots__ = ("_at", "_due", "_open", "_read", "error", "settled")
+    __slots__ = ("_at", "_due", "_open", "_quiet", "_read", "error", "settled")
 
     def __init__(self) -> None:
         self.error: ParseError | None = None
         self.settled = 0
         self._read = 0
         """Characters of the text before `_open`."""
-        self._open = ""
+        self._open = OpenText()
         """The open sentence, from its first visible character on. It is shorter than
-        `SENTENCE_CHARS_MAX` and one lookahead, so a piece costs no more than that to append."""
+        `SENTENCE_CHARS_MAX` and one lookahead."""
         self._at = 0
         """Up to here it has no candidate that could still be an end."""
         self._due = ""
         """The closing quotes that are due since earlier sentences, in scripts without spaces."""
+        self._quiet = False
+        """A sentence is open and has no candidate that could still be its end."""
 
     def feed(self, text: str) -> list[Sentence]:
+        held = self._open
+        if self._quiet and _CANDIDATE.search(text) is None:
+            # Nearly every piece: nothing was waiting and nothing in it may be an end.
+            chars = held.chars + len(text)
+            if chars < SENTENCE_CHARS_MAX:
+                held.pieces.append(text)
+                held.chars = chars
+                return []
         if self.error is not None:
             return []
-        held = self._open
-        text = held + text
-        if (
-            held
-            and self._at == len(held)
-            and len(text) < SENTENCE_CHARS_MAX
-            and _CANDIDATE.search(text, self._at) is None
-        ):
-            # Nearly every piece: nothing was waiting and nothing in it may be an end.
-            self._open = text
-            self._at = len(text)
-            return []
-        return self._cut(text, final=False)
+        if self._quiet:
+            self._at = held.chars
+        held.add(text)
+        return self._cut(held.take(), final=False)
 
     def finish(self, truncated: bool = False) -> list[Sentence]:
         if self.error is not None:
             return []
         if truncated:
-            self.error = cut_off("whole sentences", self._open)
+            self.error = cut_off("whole sentences", self._open.take())
+            self._quiet = False
             return []
-        items = self._cut(self._open, final=True)
-        if self._open:
-            items.append(Sentence(self._open.rstrip()))
-            self._read += len(self._open)
-            self._open = ""
+        items = self._cut(self._open.take(), final=True)
+        if rest := self._open.take():
+            items.append(Sentence(rest.rstrip()))
+            self._read += len(rest)
             self.settled = self._read
         return items
 
@@ -181,8 +182,9 @@ class Sentences:
             self.settled = self._read + end
             start = at = _visible(text, end)
         self._read += start
-        self._open = text[start:]
+        self._open.add(text[start:])
         self._at = max(at - start, 0)
+        self._quiet = 0 < self._open.chars == self._at
         return items
 
 

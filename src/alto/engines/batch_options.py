@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..settings import duration, whole
+from ..errors import ConfigError, GraphError
+from ..stages import seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,13 @@ class BatchOptions:
     def __post_init__(self) -> None:
         kind = type(self).__name__
         for name in ("embed_batch", "embed_tokens", "rerank_batch"):
-            whole(f"{kind}: {name}", getattr(self, name), 1)
-        wait = duration(f"{kind}: embed_max_wait", self.embed_max_wait, needed=True)
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{kind}({name}={value!r}): expected a whole number, 1 or more")
+        try:
+            wait = seconds(self.embed_max_wait, "embed_max_wait", needed=True)
+        except GraphError as error:
+            raise ConfigError(f"{kind}: {error}") from None
         object.__setattr__(self, "embed_max_wait", wait)
 
     @property

@@ -469,7 +469,9 @@ class Pool(Encodes):
             elif isinstance(action, Refuse):
                 reader.error = action.error
                 reader.wake()
-        self._arm(loop)
+        at = self._core.wake_at()
+        if at is not None or self._timer is not None:
+            self._arm(loop, at)
 
     def _send_ahead(self, action: Action) -> None:
         ahead = self._growing.get(action.call)
@@ -478,9 +480,10 @@ class Pool(Encodes):
         elif ahead is not None and isinstance(action, Drop):
             ahead.stop()
 
-    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _arm(self, loop: asyncio.AbstractEventLoop, at: float | None) -> None:
         """Keep the one timer at the time when the core wants to be woken."""
-        at = None if self._closed else self._core.wake_at()
+        if self._closed:
+            at = None
         timer = self._timer
         if timer is not None:
             if at is not None and timer.when() <= at:

@@ -476,7 +476,7 @@ class Run:
                 invocation.task = None  # whose context knows the invocation: a circle
                 if execution.actions or self.barrier:
                     self.pump()
-                if changed(context):
+                if (ready or granted) and changed(context):
                     return  # the next invocation starts from the request's own context
                 if len(ready) == before + 1:  # of several the first comes first, from the queue
                     following = ready[-1]
@@ -492,7 +492,7 @@ class Run:
             if execution._timers:
                 self.arm()
             count += 1
-            if count % YIELD_EVERY == 0:
+            if count % YIELD_EVERY == 0 and (ready or granted):
                 await asyncio.sleep(0)
         if self.waits:
             self.rested()

@@ -211,7 +211,28 @@ async def _streamed(engine: Engine, template: Call, take: Take) -> None:
 
 class _Reading:
     """Reads the text of one attempt into items. After an error `kept` is what has been read of it,
-    up to the end of the last item."""
+    up to the end of the last item.
+
+    Many wait at once for their next piece, so it is kept small.
+    """
+
+    __slots__ = (
+        "cutter",
+        "failed",
+        "fans_out",
+        "finish_reason",
+        "invocation",
+        "kept",
+        "pieces",
+        "reader",
+        "recut",
+        "run",
+        "stopped",
+        "text",
+        "think",
+        "truncated",
+        "value",
+    )
 
     def __init__(self, run: Run, unit: Unit, invocation: Invocation, reader: Reader[Any]) -> None:
         self.run = run

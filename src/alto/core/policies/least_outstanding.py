@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from ..scheduling import Candidate, Facts, Finished, Placed, least
+from ..scheduling import Candidate, Facts, learn_nothing, least
 
 
 class LeastOutstanding:
@@ -23,5 +23,5 @@ class LeastOutstanding:
         """The least busy one."""
         return least(candidates, lambda candidate: candidate.sequences, random)
 
-    def observe(self, seen: Placed | Finished) -> None:
-        """Nothing to learn: the counts come with the candidates."""
+    observe = learn_nothing
+    """The counts come with the candidates."""

@@ -31,23 +31,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from ..scheduling import Candidate, Facts, Finished, Placed, cheapest
+from ..scheduling import Candidate, Facts, cheapest, learn_nothing
 
 TIE_S = 0.002
 
 
-def cost(candidate: Candidate, facts: Facts) -> float:
-    """Seconds that the call needs at this replica, and takes from others there, each as far as a
+def costs(candidates: Sequence[Candidate], facts: Facts) -> list[float]:
+    """Seconds that the call needs at each replica, and takes from others there, each as far as a
     request waits for it."""
-    prefill_s, weight, output_tokens = candidate.prefill_s, candidate.weight, facts.output_tokens
-    uncached = facts.prompt_tokens - candidate.cached_tokens
-    reading = prefill_s * uncached
-    waiting = prefill_s * candidate.prefill_tokens
-    writing = output_tokens * candidate.step_s
-    harm = weight * (reading + output_tokens * candidate.step_rise_s)
-    total = facts.weight * (waiting + reading + writing) + harm
-    evicted = uncached - candidate.free_tokens
-    return total if evicted <= 0.0 else total + (weight + facts.weight) * (prefill_s * evicted)
+    prompt_tokens, output_tokens, weight = facts.prompt_tokens, facts.output_tokens, facts.weight
+    found: list[float] = []
+    for one in candidates:
+        prefill_s, others = one.prefill_s, one.weight
+        uncached = prompt_tokens - one.cached_tokens
+        reading = prefill_s * uncached
+        waiting = prefill_s * one.prefill_tokens
+        writing = output_tokens * one.step_s
+        harm = others * (reading + output_tokens * one.step_rise_s)
+        total = weight * (waiting + reading + writing) + harm
+        evicted = uncached - one.free_tokens
+        if evicted > 0.0:
+            total += (others + weight) * (prefill_s * evicted)
+        found.append(total)
+    return found
 
 
 class PromptAware:
@@ -61,7 +67,7 @@ class PromptAware:
         """The cheapest place, by lot among those that are nearly as cheap."""
         if len(candidates) == 1:
             return 0
-        return cheapest([cost(one, facts) for one in candidates], random, slack=TIE_S)
+        return cheapest(costs(candidates, facts), random, slack=TIE_S)
 
-    def observe(self, seen: Placed | Finished) -> None:
-        """Nothing to learn here: the pool measures speed and lengths for every policy."""
+    observe = learn_nothing
+    """The pool measures speed and lengths for every policy."""
