@@ -132,6 +132,21 @@ def test_tokens_bound_a_batch_and_a_long_text_goes_alone() -> None:
     world(main)
 
 
+def test_a_batch_is_as_urgent_as_the_most_urgent_of_its_callers() -> None:
+    async def main() -> None:
+        server = Server(refuse=refused(400, "bad"))
+        subject = batcher(server)
+        asked = [("a", 0), ("b", 2), ("bad", 1), ("c", 1)]
+        tasks = [asyncio.create_task(subject.vectors(call(t, priority=p))) for t, p in asked]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        found = {tuple(one.inputs): one.priority for one in server.calls}
+        assert found[("a", "b", "bad", "c")] == 2
+        assert found[("a", "b")] == 2
+        assert found[("bad", "c")] == found[("bad",)] == 1
+
+    world(main)
+
+
 def test_other_models_and_options_are_other_requests() -> None:
     async def main() -> None:
         server = Server()

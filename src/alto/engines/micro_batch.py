@@ -115,6 +115,8 @@ class _Batch:
             self.call.deadline = deadline
         elif self.task is None:
             self.call.deadline = None if deadline is None or until is None else max(deadline, until)
+        if self.task is None:
+            self.call.priority = max(self.call.priority, caller.call.priority)
         self.items.append((caller, at))
         self.call.add(caller.call.inputs[at], size)
         caller.batches[self] = None
@@ -353,6 +355,7 @@ class Batcher:
         if not items:
             return None
         call = _alike(items[0][0].call, _texts(items))
+        call.priority = max(caller.call.priority for caller, _ in items)
         deadlines = [caller.call.deadline for caller, _ in items]
         if None not in deadlines:
             call.deadline = max(at for at in deadlines if at is not None)
@@ -413,6 +416,7 @@ def _alike(call: EmbedCall, inputs: list[str]) -> EmbedCall:
         extra=call.extra,
         stage=f"{call.stage}/embed" if call.stage else "embed",
         request=call.request,
+        priority=call.priority,
     )
 
 
