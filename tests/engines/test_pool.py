@@ -221,6 +221,26 @@ def test_an_own_policy_sees_what_came_of_its_choice() -> None:
     world(main)
 
 
+def test_a_policy_that_fails_after_an_answer_is_told_of_and_the_answer_stands() -> None:
+    class Forgetful(Notebook):
+        def observe(self, seen: Placed | Finished) -> None:
+            if isinstance(seen, Finished):
+                raise RuntimeError("no room in my notebook")
+
+    async def main() -> None:
+        told: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        pool = Pool("chat", [FakeReplica("r0")], policy=Forgetful())
+        assert "".join(await answer(pool, ask())) == TEXT
+        (context,) = told
+        assert "observe() of scheduling policy" in context["message"]
+        assert isinstance(context["exception"].__cause__, RuntimeError)
+        assert not pool.totals().refused
+        at_rest(pool)
+
+    world(main)
+
+
 def test_a_replica_that_refuses_is_replaced_before_anybody_notices() -> None:
     async def main() -> None:
         quick = FakeReplica("r1", first_s=0.05, word_s=0.0)

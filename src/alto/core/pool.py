@@ -273,8 +273,9 @@ class CallPool:
             texts.wrote(flight.stage, tokens, now - sent.sent_at)
         try:
             self._where.finished(flight.stage, sent, tokens, usage, now)
-        except Exception as error:
-            self._refuse(event.call, self._refusals.policy("observe", self.policy, error))
+        except Exception as error:  # the answer is there all the same: no refusal to be counted
+            failure = self._refusals.policy("observe", self.policy, error)
+            self._actions.append(Refuse(event.call, failure))
 
     def _broke(self, event: Broke, now: float) -> None:
         flight, sent = self._find(event)

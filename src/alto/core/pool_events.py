@@ -182,7 +182,8 @@ class Drop:
 
 @dataclass(slots=True)
 class Refuse:
-    """Tell the reader that there will be no (more) answer."""
+    """Tell the reader that there will be no (more) answer. If it has all of it, and only the policy
+    failed, tell whoever watches over the process."""
 
     call: CallId
     error: AltoError

@@ -460,8 +460,7 @@ class Pool(Encodes):
         for action in self._core.handle(event, loop.time()):
             reader = self._readers.get(action.call)
             if reader is None:
-                if self._growing:
-                    self._send_ahead(action)
+                self._without_reader(action, loop)
                 continue
             if isinstance(action, Send):
                 reader.sends.append(action.replica)
@@ -473,12 +472,15 @@ class Pool(Encodes):
         if at is not None or self._timer is not None:
             self._arm(loop, at)
 
-    def _send_ahead(self, action: Action) -> None:
+    def _without_reader(self, action: Action, loop: asyncio.AbstractEventLoop) -> None:
+        """What concerns a call that nobody reads yet, or any more."""
         ahead = self._growing.get(action.call)
         if ahead is not None and isinstance(action, Warm):
             ahead.warm(action.replica)
         elif ahead is not None and isinstance(action, Drop):
             ahead.stop()
+        elif isinstance(action, Refuse):  # the policy raised when it was told of a whole answer
+            loop.call_exception_handler({"message": str(action.error), "exception": action.error})
 
     def _arm(self, loop: asyncio.AbstractEventLoop, at: float | None) -> None:
         """Keep the one timer at the time when the core wants to be woken."""
