@@ -682,3 +682,16 @@ def life(seed: int) -> list[Action]:
     assert pool.core.waiting == 0
     assert not any(replica.sequences for replica in pool.core.replicas)
     return log
+
+
+def test_all_replicas_are_tried_though_the_first_looks_fast() -> None:
+    """All are twice as fast as thought before. Who is measured first must not keep the others from being."""
+    pool = Machine(3, policy="prompt-aware")
+    sent: list[int] = []
+    for call in range(30):
+        (send,) = pool.submit(call, float(call))
+        assert isinstance(send, Send)
+        sent.append(send.replica)
+        pool.began(call, send.replica, call + 0.05)
+        pool.ended(call, send.replica, call + 0.55, Usage(prompt_tokens=100, completion_tokens=50))
+    assert set(sent) == {0, 1, 2}

@@ -363,7 +363,8 @@ def test_a_text_whose_last_token_came_needs_no_other_replica() -> None:
 
 def test_resuming_can_be_switched_off() -> None:
     async def main() -> None:
-        pool = Pool("chat", [FakeReplica("r0", breaks_once(5)), FakeReplica("r1")], resume=False)
+        replicas = [FakeReplica("r0", breaks_once(5)), FakeReplica("r1")]
+        pool = Pool("chat", replicas, policy="round-robin", resume=False)
         got: list[str] = []
         with pytest.raises(EngineError, match="hung up"):
             for _ in range(2):  # one of the two goes to r0

@@ -144,6 +144,8 @@ class Speed:
     """Seconds to the first piece of text, over prompt tokens to read."""
     step: Line = field(default_factory=lambda: Line(0.02, 2e-4, (1.0, 64.0)))
     """Seconds to each further token, over calls that run along."""
+    unmeasured: list[ReplicaState] = field(default_factory=list)
+    """Replicas of which no call has been measured yet."""
 
 
 class ReplicaState:
@@ -168,6 +170,7 @@ class ReplicaState:
         self.speed = speed
         self.slowness = Mean(1.0)
         """Its times, as a multiple of the pool's lines."""
+        speed.unmeasured.append(self)
         self.hold_until = 0.0
         """Turned us away as too busy until then."""
         self.asked_s: float | None = None
@@ -462,8 +465,26 @@ class ReplicaState:
         reading = self.prefill_s * (self._read - sent.read_at)
         step_s = max(took - reading, took / 4) / (tokens - 1)
         ratio = step_s / self.speed.step.at(beside)
-        self.slowness.observe(min(max(ratio, 0.1), 10.0))
+        ratio = min(max(ratio, 0.1), 10.0)
+        if self.speed.unmeasured:
+            self._measured(ratio)
+        else:
+            self.slowness.observe(ratio)
         self.speed.step.observe(beside, step_s / self.slowness.value, min(1.0, tokens / 32))
+
+    def _measured(self, ratio: float) -> None:
+        """A call was measured while there are replicas of which none has been.
+
+        Those are believed to be as slow as this one. Else, where all are faster than was thought
+        before the first call, the one measured first would look best and take all calls.
+        """
+        unmeasured = self.speed.unmeasured
+        if self in unmeasured:
+            unmeasured.remove(self)
+            self.slowness = Mean(1.0)
+        self.slowness.observe(ratio)
+        for other in unmeasured:
+            other.slowness = Mean(self.slowness.value)
 
     def _pass(self, now: float) -> None:
         self._area += (self.sequences + self.peers.sequences) * (now - self._changed_at)
