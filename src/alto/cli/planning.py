@@ -155,7 +155,8 @@ def _summary(target: Pipeline[Any, Any], report: Report) -> dict[str, Any]:
     return {
         "requests": len(report.requests),
         "failed": len(report.errors),
-        **({"shed": report.shed, "late": report.late} if report.shed or report.late else {}),
+        "shed": report.shed,
+        "late": report.late,
         "throughput_per_s": report.throughput,
         "latency_s": {
             "mean": report.mean_latency,
@@ -269,7 +270,7 @@ def _finite(value: Any) -> Any:
 def _table(summary: dict[str, Any]) -> str:
     latency = summary["latency_s"]
     failed = f"{summary['failed']} failed"
-    if "shed" in summary:
+    if summary["shed"] or summary["late"]:
         failed += f" ({summary['shed']} shed, {summary['late']} late)"
     lines = [
         f"requests     {summary['requests']}, {failed}, "
