@@ -10,6 +10,7 @@ import pytest
 
 import alto
 from alto.config_file import load
+from alto.core.policies.round_robin import RoundRobin
 
 GOOD = """
 timeout = 30
@@ -106,9 +107,9 @@ def test_nothing_at_all_is_an_empty_configuration(
         ("[engines.chat]\nurl='ftp://h'\nmodel='m'\n", "[engines.chat]: "),
         ("[engines.chat]\nprofile='gpt'\n", "[engines.chat]: "),
         ("[engines.e]\nurl='http://h'\nmodel='m'\nembed_bach=9\n", "unknown key 'embed_bach'. Did you mean 'embed_batch'?"),
-        ("[engines.e]\nurl='http://h'\nmodel='m'\nembed_batch=0\n", "[engines.e]: OpenAI(embed_batch=0): expected a whole"),
+        ("[engines.e]\nurl='http://h'\nmodel='m'\nembed_batch=0\n", "[engines.e]: OpenAI: embed_batch is 0, expected a whole"),
         ("[engines.e]\nkind='simulated'\nembed_max_wait='soon'\n", "[engines.e]: Simulated: embed_max_wait is 'soon', expected"),
-        ("[engines.e]\nkind='simulated'\ndimensions=0\n", "[engines.e]: Simulated(dimensions=0): expected"),
+        ("[engines.e]\nkind='simulated'\ndimensions=0\n", "[engines.e]: Simulated: dimensions is 0, expected"),
         ("[engines.e]\nkind='simulated'\nembed='f'\n", "[engines.e]: unknown key 'embed'"),
         ("[engines]\nchat = 3\n", "[engines.chat] is 3, expected a table"),
         ("[stages.search]\ninstanses = 2\n", "[stages.search]: unknown key 'instanses'. Did you mean 'instances'?"),
@@ -136,6 +137,15 @@ def test_a_mistake_names_its_place_and_what_is_valid(
     assert "alto.toml" in str(raised.value)
 
 
+def openai(**options: Any) -> alto.OpenAI:
+    return alto.OpenAI(url="http://h/v1", model="m", **options)
+
+
+class Later(RoundRobin):
+    async def choose(self, *_: Any) -> int:  # type: ignore[override]
+        return 0
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -145,16 +155,36 @@ def test_a_mistake_names_its_place_and_what_is_valid(
         (lambda: alto.Config(stages={"s": {}}), "Config: stages['s'] is {}, expected alto.StageConfig(...)."),
         (lambda: alto.Config(limits=3), "Config: limits is 3, expected alto.Limits(...)."),
         (lambda: alto.Config(timeout="soon"), "Config: timeout is 'soon', expected a number of seconds"),
+        (lambda: alto.Config(shed="no"), "Config: shed is 'no', expected true or false."),
         (lambda: alto.Config(seed="x"), "Config: seed is 'x', expected a whole number."),
         (lambda: alto.Limits(scope_items=0), "Limits: scope_items is 0, expected a whole number, 1 or more."),
         (lambda: alto.Limits(replay_bytes=-1), "Limits: replay_bytes is -1, expected a whole number, 0 or more."),
         (lambda: alto.StageConfig(instances=0), "StageConfig: instances is 0, expected a whole number, 1 or more."),
         (lambda: alto.StageConfig(max_wait="soon"), "StageConfig: max_wait is 'soon', expected a number of seconds"),
         (lambda: alto.StageConfig(init=3), "StageConfig: init is 3, expected a dict of arguments for __init__."),
-        (lambda: alto.Simulated(replicas="4"), "Simulated(replicas='4'): expected a whole number, at least 1"),
+        (lambda: alto.Simulated(replicas="4"), "Simulated: replicas is '4', expected a whole number, 1 or more."),
         (lambda: alto.Simulated(speed="fast"), "Simulated(speed='fast', replicas=1): expected one positive number"),
         (lambda: alto.Simulated(policy="rr"), "scheduling policy 'rr' is not known; expected one of round-robin"),
-        (lambda: alto.OpenAI(url="http://h/v1", model="m", policy="rr"), "scheduling policy 'rr' is not known"),
+        (lambda: alto.Simulated(lengths=3), "Simulated: lengths is 3, expected Lengths(...), or a dict of them."),
+        (lambda: alto.Simulated(respond="Hello"), "Simulated: respond is 'Hello', expected a function."),
+        (lambda: alto.Simulated(faults=0.1), "Simulated: faults is 0.1, expected Faults(...)."),
+        (lambda: alto.Simulated(prefix_caching="no"), "Simulated: prefix_caching is 'no', expected true or false."),
+        (lambda: alto.Simulated(profile=3), "engine profile is 3, expected one of llama-2-7b_a100_tp1, "),
+        (lambda: alto.Simulated(faults={"stall": "often"}), "Faults: stall is 'often', expected a number, 0 or more."),
+        (lambda: alto.Simulated(faults={"refuse": float("nan")}), "Faults: refuse is nan, expected a number, 0 or"),
+        (lambda: alto.Simulated(lengths={"items": (3, 1)}), "Lengths: items is (3, 1), expected a whole number, a pair"),
+        (lambda: alto.Simulated(policy=RoundRobin), "scheduling policy RoundRobin is a class; give an object"),
+        (lambda: alto.Simulated(policy=Later()), "choose() is async, expected a plain function"),
+        (lambda: openai(policy="rr"), "scheduling policy 'rr' is not known"),
+        (lambda: openai(resume="no"), "alto.OpenAI: resume is 'no', expected true or false."),
+        (lambda: openai(stall_timeout="2s"), "alto.OpenAI: stall_timeout is '2s', expected a number, more than 0."),
+        (lambda: openai(hedge_s=0), "alto.OpenAI: hedge_s is 0, expected a number, more than 0."),
+        (lambda: openai(requests_per_minute="60"), "alto.OpenAI: requests_per_minute is '60', expected a whole number"),
+        (lambda: openai(max_connections=0), "alto.OpenAI: max_connections is 0, expected a whole number, 1 or more."),
+        (lambda: openai(embed_max_wait="soon"), "OpenAI: embed_max_wait is 'soon', expected a number of seconds"),
+        (lambda: openai(extra="top_p"), "alto.OpenAI: extra is 'top_p', expected a dict of names and values."),
+        (lambda: openai(headers={"x-key": 3}), "alto.OpenAI: header 'x-key' is 3, expected a name and a text"),
+        (lambda: alto.OpenAI(urls=3, model="m"), "alto.OpenAI: urls is 3, expected a list of URLs."),
     ],
 )  # fmt: skip
 def test_a_mistake_in_python_is_told_where_it_is_made(

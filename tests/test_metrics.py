@@ -88,6 +88,13 @@ def test_it_stands_beside_other_metrics_and_is_read_from_another_thread() -> Non
     asyncio.run(main())
 
 
+def test_a_registry_takes_one_runtime() -> None:
+    registry = CollectorRegistry()
+    registry.register(PoolMetrics(alto.Runtime()))
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        registry.register(PoolMetrics(alto.Runtime()))
+
+
 def test_failures_and_refusals_are_counted_by_what_they_were() -> None:
     async def main() -> None:
         faults = Faults(refuse=1.0)

@@ -86,7 +86,7 @@ class Servers:
     def open_replicas(self, name: str) -> Sequence[Replica]:
         return self.spec.open_replicas(name)
 
-    def pool(self, name: str, replicas: Sequence[Replica], place: int = 0) -> Pool:
+    def pool(self, name: str, replicas: Sequence[Replica], place: int = 0, of: int = 1) -> Pool:
         pool = Logged if self.log is not None else Pool
         opened = pool(
             name,

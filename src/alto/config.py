@@ -15,8 +15,9 @@ from typing import Any
 from .core.calls import mistake
 from .core.execution import Limits
 from .engines.protocol import EngineSpec
-from .errors import ConfigError, GraphError
-from .stages import LM, names_of, seconds
+from .errors import ConfigError
+from .settings import duration, flag, whole
+from .stages import LM, names_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +67,6 @@ class StageConfig:
 LM_SETTINGS = ("engine", "model", "max_tokens", "temperature")
 
 
-def whole(what: str, value: Any, least: int | None) -> int:
-    """The value, if it is a whole number of at least so much; else `ConfigError`."""
-    wrong = isinstance(value, bool) or not isinstance(value, int)
-    if wrong or (least is not None and value < least):
-        bound = "" if least is None else f", {least} or more"
-        raise ConfigError(f"{what} is {value!r}, expected a whole number{bound}.")
-    return int(value)
-
-
-def duration(what: str, value: Any) -> float | None:
-    """Seconds, from a number or a text such as "5ms"; None stays None. Else `ConfigError`."""
-    try:
-        return seconds(value, what)
-    except GraphError as error:
-        raise ConfigError(str(error)) from None
-
-
 def _named(what: str, given: Any, kind: type, example: str) -> None:
     if not isinstance(given, Mapping):
         raise ConfigError(f"Config: {what} is {given!r}, expected a dict of names and values.")
@@ -117,6 +101,7 @@ class Config:
         object.__setattr__(self, "timeout", duration("Config: timeout", self.timeout))
         if self.token_budget is not None:
             whole("Config: token_budget", self.token_budget, 1)
+        flag("Config: shed", self.shed)
         whole("Config: seed", self.seed, None)
 
     def engines_of(self, stage: LM[Any, Any]) -> tuple[str, ...]:

@@ -34,10 +34,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from .config import LM_SETTINGS, Config, StageConfig, duration, whole
+from .config import LM_SETTINGS, Config, StageConfig
 from .core.execution import Limits
 from .engines.protocol import EngineSpec
 from .errors import ConfigError
+from .settings import duration, flag, whole
 
 _KINDS = {
     "openai": ("engines.openai", "OpenAI"),
@@ -147,7 +148,7 @@ def _config(data: dict[str, Any], where: str) -> Config:
         limits=_limits(f"{where}: [limits]", _table(f"{where}: [limits]", data.get("limits", {}))),
         timeout=duration(f"{where}: timeout", data.get("timeout")),
         token_budget=None if budget is None else whole(f"{where}: token_budget", budget, 1),
-        shed=_flag(f"{where}: shed", data.get("shed", True)),
+        shed=flag(f"{where}: shed", data.get("shed", True)),
         seed=whole(f"{where}: seed", data.get("seed", 0), 0),
     )
 
@@ -204,9 +205,3 @@ def _bytes(where: str, value: Any) -> int:
             raise ConfigError(f"{where} is {value!r}, expected a number or a text like '64 MiB'.")
         return int(float(match[1]) * _UNITS[(match[2] or "b").lower()])
     return whole(where, value, 1)
-
-
-def _flag(where: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{where} is {value!r}, expected true or false.")
-    return value

@@ -56,36 +56,47 @@ _COUNTERS: dict[str, tuple[str, _Read]] = {
 
 
 class PoolMetrics:
-    """A Prometheus collector over the pools of a runtime. It may be read from any thread."""
+    """A Prometheus collector over the pools of a runtime, one a registry. It may be read from any
+    thread.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: which engines there are is not known before they are used."""
-        return ()
+        """The metrics without values, so that a registry refuses a second runtime: the engines of
+        both may have the same names.
+        """
+        return _of({})
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, as of now."""
         engines = self._runtime.engines
-        pools = {name: pool for name, pool in engines.items() if isinstance(pool, Pool)}
-        yield from _of_pools(pools)
-        loads = [
-            ((engine, replica), load)
-            for engine, pool in pools.items()
-            for replica, load in pool.load().items()
-        ]
-        for name, (text, read) in _GAUGES.items():
-            gauge = GaugeMetricFamily(f"alto_replica_{name}", text, labels=("engine", "replica"))
-            for labels, load in loads:
-                if (value := read(load)) is not None:
-                    gauge.add_metric(labels, value)
-            yield gauge
-        for name, (text, read) in _COUNTERS.items():
-            total = CounterMetricFamily(f"alto_replica_{name}", text, labels=("engine", "replica"))
-            for labels, load in loads:
-                total.add_metric(labels, read(load) or 0)
-            yield total
+        return _of({name: pool for name, pool in engines.items() if isinstance(pool, Pool)})
+
+
+def _of(pools: dict[str, Pool]) -> Iterator[Metric]:
+    yield from _of_pools(pools)
+    yield from _of_replicas(pools)
+
+
+def _of_replicas(pools: dict[str, Pool]) -> Iterator[Metric]:
+    loads = [
+        ((engine, replica), load)
+        for engine, pool in pools.items()
+        for replica, load in pool.load().items()
+    ]
+    for name, (text, read) in _GAUGES.items():
+        gauge = GaugeMetricFamily(f"alto_replica_{name}", text, labels=("engine", "replica"))
+        for labels, load in loads:
+            if (value := read(load)) is not None:
+                gauge.add_metric(labels, value)
+        yield gauge
+    for name, (text, read) in _COUNTERS.items():
+        total = CounterMetricFamily(f"alto_replica_{name}", text, labels=("engine", "replica"))
+        for labels, load in loads:
+            total.add_metric(labels, read(load) or 0)
+        yield total
 
 
 def _of_pools(pools: dict[str, Pool]) -> Iterator[Metric]:

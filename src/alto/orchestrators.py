@@ -38,7 +38,7 @@ class Orchestrators:
             self.runtimes = [Runtime(config, name="sim", **options)]
         else:
             self.runtimes = [
-                Runtime(self._sharing(config, place), name=f"sim{place}", **options)
+                Runtime(self._sharing(config, place, count), name=f"sim{place}", **options)
                 for place in range(count)
             ]
 
@@ -67,16 +67,16 @@ class Orchestrators:
             for replica in replicas:
                 await replica.aclose()
 
-    def _sharing(self, config: Config, place: int) -> Config:
+    def _sharing(self, config: Config, place: int, count: int) -> Config:
         engines: dict[str, EngineSpec] = {}
         for name, spec in config.engines.items():
             if not isinstance(spec, PooledSpec):
                 raise ConfigError(
                     f"engine {name}: {type(spec).__name__} cannot be shared by several "
                     "orchestrators. Expected alto.Simulated, alto.Recorded, or a class with "
-                    "open_replicas(name) and pool(name, replicas, place)."
+                    "open_replicas(name) and pool(name, replicas, place, of)."
                 )
-            engines[name] = _Sharing(spec, place, self._opened)
+            engines[name] = _Sharing(spec, place, count, self._opened)
         return replace(config, engines=engines)
 
     async def _tell(self, place: int, interval: float) -> None:
@@ -115,12 +115,14 @@ class _Sharing:
 
     spec: PooledSpec
     place: int
+    of: int
     opened: dict[str, Sequence[Replica]]
 
     def open(self, name: str) -> Engine:
         if name not in self.opened:
             self.opened[name] = self.spec.open_replicas(name)
-        return self.spec.pool(name, [_Lent(each) for each in self.opened[name]], self.place)
+        lent = [_Lent(each) for each in self.opened[name]]
+        return self.spec.pool(name, lent, self.place, self.of)
 
 
 class _Lent:

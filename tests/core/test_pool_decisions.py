@@ -576,13 +576,17 @@ def test_a_policy_that_fails_ends_its_call_and_nothing_else() -> None:
         def observe(self, seen: Placed | Finished) -> None:
             if isinstance(seen, Finished):
                 raise RuntimeError("no room in my notebook")
+            if seen.facts.stage == "placed":
+                raise RuntimeError("what place?")
 
     pool = Machine(2, policy=Wild())
     assert pool.submit(1) == [send(1, 0)]
     error = refused(pool.submit(2, stage="bad"))
     assert isinstance(error, EngineError)
     assert not error.retryable
+    assert "choose()" in str(error)
     assert "chose 7 of 2 candidates" in str(error)
+    assert "observe() of scheduling policy" in str(refused(pool.submit(3, stage="placed")))
     assert "no room in my notebook" in str(refused(pool.ended(1, 0, 1.0)))
 
 

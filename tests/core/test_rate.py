@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alto.core.pool_events import Allowed
-from alto.core.rate import GRAIN_S, WINDOW_S, Rate, Window, check_rate, rate_of
+from alto.core.rate import GRAIN_S, WINDOW_S, Rate, Window, part_of, rate_of
 from alto.errors import ConfigError
 
 A_TABLE = [
@@ -126,7 +126,11 @@ def test_both_limits_hold() -> None:
     assert rate_of(None, None) is None
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, True, "60"])
-def test_a_wrong_limit_is_named(value: object) -> None:
-    with pytest.raises(ConfigError, match=r"chat: requests_per_minute is .*expected a whole"):
-        check_rate("chat", "requests_per_minute", value)
+@pytest.mark.parametrize(("limit", "parts"), [(8, [2, 2, 2, 2]), (7, [2, 2, 2, 1]), (None, [None])])
+def test_a_shared_limit_is_dealt_out(limit: int | None, parts: list[int | None]) -> None:
+    assert [part_of(limit, place, len(parts)) for place in range(len(parts))] == parts
+
+
+def test_a_limit_too_small_to_share_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a limit of 3 per minute cannot be shared by 4"):
+        part_of(3, 0, 4)

@@ -271,11 +271,11 @@ def test_what_cannot_be_answered_is_an_engine_error(
     ("settings", "says"),
     [
         ({"profile": "llama-3-8b_h100"}, "did you mean 'llama-3-8b_h100_tp1'"),
-        ({"replicas": 0}, "replicas=0"),
+        ({"replicas": 0}, "replicas is 0"),
         ({"prefill_chunk": 100}, "at least max_num_seqs"),
         ({"speed": [1.0, 2.0]}, "one for each replica"),
         ({"speed": 0}, "positive"),
-        ({"kv_tokens": 8}, "at least one block"),
+        ({"kv_tokens": 8}, "kv_tokens is 8, expected a whole number, 16 or more"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], says: str) -> None:

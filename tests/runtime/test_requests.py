@@ -516,3 +516,13 @@ def test_hundreds_of_requests_leave_nothing_behind() -> None:
             assert after - before < 200, "objects of requests that are over are kept"
 
     on_virtual_time(main)
+
+
+def test_no_two_requests_of_a_process_have_the_same_id() -> None:
+    async def main() -> None:
+        async with watched() as one, watched() as other:
+            requests = [runtime.start(sums, 1) for runtime in (one, other, one)]
+            await asyncio.gather(*[request.result() for request in requests])
+            assert len({request.id for request in requests}) == 3
+
+    on_virtual_time(main)

@@ -70,6 +70,22 @@ def test_all_requests_are_answered_and_all_replicas_counted() -> None:
     assert facts(four) != facts(deaf)
 
 
+def test_limits_per_minute_hold_for_all_of_them_together() -> None:
+    engine = Simulated(respond=respond, replicas=3, requests_per_minute=30)
+    report = simulate(
+        digest,
+        ["a", "b"],
+        arrivals=Trace([0.0] * 16),
+        duration=1.0,
+        config=alto.Config(engines={"chat": engine}),
+        orchestrators=4,
+    )
+    assert not report.errors
+    calls = sum(each.usage.calls for each in report.requests)
+    assert calls == 16 * 5
+    assert report.end >= 120.0  # of 80 calls the last 20 go in the third minute
+
+
 @pytest.mark.parametrize("wrong", [{"orchestrators": 0}, {"orchestrators": 2, "exchange_s": 0.0}])
 def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(alto.ConfigError, match="expected at least one, and seconds above 0"):

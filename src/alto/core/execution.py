@@ -387,7 +387,7 @@ class Execution:
         waits: list[str] = []
         for invocation in interest.active(self):
             if len(waits) == 5:
-                waits.append("...")
+                waits.append("and more")
                 break
             waits.append(f"{invocation.use.name} at {show(invocation.path)}")
         return "It was running " + ", ".join(waits) + "." if waits else "Nothing was running."

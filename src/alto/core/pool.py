@@ -419,12 +419,14 @@ class CallPool:
             now - flight.since,
             self._requests.weight(flight.request),
         )
+        verb = "choose"
         try:
             replica, cached = self._where.choose(blocks, facts, free, now)
+            verb = "observe"
             self._where.placed(replica.replica, facts, now)
         except Exception as error:
             if not flight.tries:
-                self._give_up(flight, self._refusals.policy("choose", self.policy, error))
+                self._give_up(flight, self._refusals.policy(verb, self.policy, error))
             return
         sent = replica.send(blocks, facts, cached, per_byte, now)
         flight.tries.append(sent)

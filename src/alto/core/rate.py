@@ -168,13 +168,16 @@ class Rate:
         )
 
 
-def check_rate(where: str, name: str, value: object) -> None:
-    """Raise `ConfigError` if a setting is no limit per minute."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+def part_of(limit: int | None, place: int, of: int) -> int | None:
+    """What the one at `place`, from 0, of so many may send, that none be more than one apart."""
+    if limit is None:
+        return None
+    if limit < of:
         raise ConfigError(
-            f"{where}: {name} is {value!r}, expected a whole number, 1 or more, or None for no "
-            "limit"
+            f"a limit of {limit} per minute cannot be shared by {of} orchestrators, for each must "
+            "be able to send something. Raise the limit, or let there be fewer."
         )
+    return limit // of + (place < limit % of)
 
 
 def rate_of(requests_per_minute: int | None, tokens_per_minute: int | None) -> Rate | None:

@@ -33,8 +33,8 @@ class Where:
         candidates = candidates_of(free, blocks, self._texts.tokens_per_byte.value)
         forgive(free, candidates, now)
         index = self.policy.choose(candidates, facts, now, self._random)
-        if not 0 <= index < len(candidates):
-            raise IndexError(f"it chose {index} of {len(candidates)} candidates")
+        if not isinstance(index, int) or not 0 <= index < len(candidates):
+            raise IndexError(f"it chose {index!r} of {len(candidates)} candidates")
         return free[index], candidates[index].cached_tokens
 
     def placed(self, replica: ReplicaId, facts: Facts, now: float) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import ConfigError, GraphError
-from ..stages import seconds
+from ..settings import duration, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +26,8 @@ class BatchOptions:
     def __post_init__(self) -> None:
         kind = type(self).__name__
         for name in ("embed_batch", "embed_tokens", "rerank_batch"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{kind}({name}={value!r}): expected a whole number, 1 or more")
-        try:
-            wait = seconds(self.embed_max_wait, "embed_max_wait", needed=True)
-        except GraphError as error:
-            raise ConfigError(f"{kind}: {error}") from None
+            whole(f"{kind}: {name}", getattr(self, name), 1)
+        wait = duration(f"{kind}: embed_max_wait", self.embed_max_wait, needed=True)
         object.__setattr__(self, "embed_max_wait", wait)
 
     @property

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..core.calls import mistake
 from ..core.policies import resolve
-from ..core.rate import check_rate
 from ..errors import ConfigError
+from ..settings import flag, number, whole
 from .batch_options import BatchOptions
 from .dialect import GUIDED, PRIORITIES, Guided, Priority
 from .openai_replica import BUSY_TRIES_MAX, OpenAIReplica
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ..core.scheduling import Policy
     from .engine_load import EngineLoad
     from .pool import Pool
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n\0]*")
 
 
 @dataclass(frozen=True, kw_only=False)
@@ -96,6 +98,8 @@ class OpenAI(BatchOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.urls, str | Sequence):
+            raise ConfigError(f"alto.OpenAI: urls is {self.urls!r}, expected a list of URLs.")
         urls = (self.urls,) if isinstance(self.urls, str) else tuple(self.urls)
         if self.url is not None:
             if urls:
@@ -127,29 +131,34 @@ class OpenAI(BatchOptions):
                 f"alto.OpenAI: priority is {self.priority!r}, expected one of "
                 f"{', '.join(PRIORITIES)}, or None to send no priorities"
             )
-        for name in (
-            "connect_timeout",
-            "first_chunk_timeout",
-            "stall_timeout",
-            "busy_timeout",
-            "max_connections",
-        ):
-            if not getattr(self, name) > 0:
-                raise ConfigError(
-                    f"alto.OpenAI: {name} is {getattr(self, name)!r}, expected more than 0"
-                )
+        for name in ("connect_timeout", "first_chunk_timeout", "stall_timeout", "busy_timeout"):
+            number(f"alto.OpenAI: {name}", getattr(self, name))
         for name in ("metrics_interval", "hedge_s"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ConfigError(
-                    f"alto.OpenAI: {name} is {getattr(self, name)!r}, expected more than 0, or None"
-                )
+            if getattr(self, name) is not None:
+                number(f"alto.OpenAI: {name}", getattr(self, name))
         for name in ("requests_per_minute", "tokens_per_minute"):
-            check_rate("alto.OpenAI", name, getattr(self, name))
+            if getattr(self, name) is not None:
+                whole(f"alto.OpenAI: {name}", getattr(self, name), 1)
+        for name in ("continue_final_message", "resume"):
+            flag(f"alto.OpenAI: {name}", getattr(self, name))
+        whole("alto.OpenAI: max_connections", self.max_connections, 1)
+        whole("alto.OpenAI: seed", self.seed, None)
+        self._check_sent()
+
+    def _check_sent(self) -> None:
+        """The headers and fields that go along with each request."""
+        for name in ("headers", "extra"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ConfigError(
+                    f"alto.OpenAI: {name} is {getattr(self, name)!r}, expected a dict of names and "
+                    "values."
+                )
         for name, value in self.headers.items():
-            if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(
-                r"[\r\n\0]", value
-            ):
-                raise ConfigError(f"alto.OpenAI: header {name!r} has a name or value HTTP forbids")
+            if not isinstance(value, str) or not _HEADER.fullmatch(f"{name}:{value}"):
+                raise ConfigError(
+                    f"alto.OpenAI: header {name!r} is {value!r}, expected a name and a text that "
+                    "HTTP allows."
+                )
 
     def open(self, name: str) -> Pool:
         """The engine, under the name that stages use. The first call makes the first connection."""

@@ -107,6 +107,8 @@ def profiles() -> dict[str, Profile]:
 def profile(name: str) -> Profile:
     """The profile of that name; a `ConfigError` names the nearest ones when there is none."""
     known = profiles()
+    if not isinstance(name, str):
+        raise ConfigError(f"engine profile is {name!r}, expected one of {', '.join(known)}.")
     if name not in known:
         near = difflib.get_close_matches(name, known, n=2, cutoff=0.3)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""

@@ -108,6 +108,8 @@ class PooledSpec(EngineSpec, Protocol):
         """The replicas alone, without a pool before them."""
         ...
 
-    def pool(self, name: str, replicas: Sequence[Replica], place: int = 0) -> Pool:
-        """A pool before open replicas. Pools at different places draw different lots."""
+    def pool(self, name: str, replicas: Sequence[Replica], place: int = 0, of: int = 1) -> Pool:
+        """A pool before open replicas: at `place`, from 0, of so many that share them. They draw
+        different lots, and each has its part of the limits per minute.
+        """
         ...

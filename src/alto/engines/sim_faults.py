@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ..core.calls import Call, Delta
 from ..core.encode import EncodeCall
 from ..errors import ConfigError, EngineError
+from ..settings import number, whole
 from .model import BatchingServer
 from .sim_encode import Encoder
 from .sim_replica import Respond, SimReplica
@@ -36,16 +37,14 @@ class Faults:
     deltas_max: int = 12
 
     def __post_init__(self) -> None:
-        shares = (self.refuse, self.break_off, self.stall)
-        if min(shares) < 0 or sum(shares) > 1:
+        for name in ("refuse", "break_off", "stall", "stall_s"):
+            number(f"Faults: {name}", getattr(self, name), zero=True)
+        for name in ("status", "deltas_max"):
+            whole(f"Faults: {name}", getattr(self, name), 1)
+        if self.refuse + self.break_off + self.stall > 1:
             raise ConfigError(
                 f"Faults(refuse={self.refuse}, break_off={self.break_off}, stall={self.stall}): "
-                "expected parts of all calls, none negative and together at most 1"
-            )
-        if self.deltas_max < 1 or self.stall_s < 0:
-            raise ConfigError(
-                f"Faults(deltas_max={self.deltas_max}, stall_s={self.stall_s}): expected at least "
-                "one delta and no negative time"
+                "expected parts of all calls, together at most 1"
             )
 
 

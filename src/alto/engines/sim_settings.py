@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.policies import resolve
-from ..core.rate import check_rate
+from ..core.rate import part_of
 from ..errors import ConfigError
+from ..settings import flag, whole
 from .batch_options import BatchOptions
 from .model import BatchingServer, Limits
 from .profiles import profile
@@ -78,14 +79,18 @@ class ServerSettings(BatchOptions, ABC):
         profile(self.profile)
         if isinstance(self.faults, Mapping):
             object.__setattr__(self, "faults", from_table(Faults, self.faults, f"{kind}(faults)"))
+        if not isinstance(self.faults, Faults | None):
+            raise ConfigError(f"{kind}: faults is {self.faults!r}, expected Faults(...).")
         counts = ("replicas", "max_num_seqs", "prefill_chunk", "block_tokens", "token_letters")
         for name in (*counts, "dimensions"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{kind}({name}={value!r}): expected a whole number, at least 1")
+            whole(f"{kind}: {name}", getattr(self, name), 1)
+        whole(f"{kind}: seed", self.seed, None)
+        for name in ("prefix_caching", "host_overhead"):
+            flag(f"{kind}: {name}", getattr(self, name))
         resolve(self.policy)
         for name in ("requests_per_minute", "tokens_per_minute"):
-            check_rate(kind, name, getattr(self, name))
+            if getattr(self, name) is not None:
+                whole(f"{kind}: {name}", getattr(self, name), 1)
         if self.prefill_chunk < self.max_num_seqs:
             raise ConfigError(
                 f"{kind}(prefill_chunk={self.prefill_chunk}, max_num_seqs={self.max_num_seqs}): "
@@ -98,18 +103,18 @@ class ServerSettings(BatchOptions, ABC):
                 f"{kind}(speed={self.speed!r}, replicas={self.replicas}): expected one positive "
                 "number, or a sequence with one for each replica"
             )
-        if self.kv_tokens is not None and self.kv_tokens < self.block_tokens:
-            raise ConfigError(
-                f"{kind}(kv_tokens={self.kv_tokens}): expected at least one block of "
-                f"{self.block_tokens} tokens"
-            )
+        if self.kv_tokens is not None:
+            # At least one block.
+            whole(f"{kind}: kv_tokens", self.kv_tokens, self.block_tokens)
 
     def open(self, name: str) -> Pool:
         """The live pool, under the name that stages use."""
         return self.pool(name, self.open_replicas(name))
 
-    def pool(self, name: str, replicas: Sequence[Replica], place: int = 0) -> Pool:
-        """A pool before open replicas. Pools at different places draw different lots."""
+    def pool(self, name: str, replicas: Sequence[Replica], place: int = 0, of: int = 1) -> Pool:
+        """A pool before open replicas: at `place`, from 0, of so many that share them. They draw
+        different lots, and each has its part of the limits per minute.
+        """
         from .pool import Pool
 
         return Pool(
@@ -118,8 +123,8 @@ class ServerSettings(BatchOptions, ABC):
             policy=self.policy,
             seed=self.seed + place,
             continue_final_message=True,
-            requests_per_minute=self.requests_per_minute,
-            tokens_per_minute=self.tokens_per_minute,
+            requests_per_minute=part_of(self.requests_per_minute, place, of),
+            tokens_per_minute=part_of(self.tokens_per_minute, place, of),
             batches=self,
         )
 

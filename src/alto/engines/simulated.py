@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..core.calls import Call
+from ..errors import ConfigError
 from .sim_encode import Embed, Encoder, Score
 from .sim_faults import Faults
 from .sim_replica import Answer, Respond, SimReplica
@@ -44,9 +45,18 @@ class Simulated(ServerSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("respond", "embed", "score"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise ConfigError(
+                    f"Simulated: {name} is {getattr(self, name)!r}, expected a function."
+                )
         lengths: Any = self.lengths
         if isinstance(lengths, Lengths):
             return
+        if not isinstance(lengths, Mapping):
+            raise ConfigError(
+                f"Simulated: lengths is {lengths!r}, expected Lengths(...), or a dict of them."
+            )
         plain = {each.name for each in fields(Lengths)}
         made: Lengths | dict[str, Lengths]
         if lengths and plain.issuperset(lengths):

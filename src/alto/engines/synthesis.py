@@ -17,13 +17,13 @@ import enum
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from hashlib import blake2b
 from typing import Any, Literal, get_args, get_origin
 
 from ..annotations import stream_element, strip
 from ..core.calls import Call
-from ..errors import EngineError
+from ..errors import ConfigError, EngineError
 
 Count = int | Sequence[int] | Callable[[random.Random], int]
 """How many: a number, the two ends of a range (both included, all equally likely), or a function
@@ -53,6 +53,15 @@ class Lengths:
     string_words: Count = (4, 14)
     """Words of a string inside JSON."""
 
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            count = getattr(self, each.name)
+            if not callable(count) and not _counts(count):
+                raise ConfigError(
+                    f"Lengths: {each.name} is {count!r}, expected a whole number, a pair of the "
+                    "least and the most, or a function of a random."
+                )
+
     def scaled(self, factor: float) -> Lengths:
         """The same distributions, each draw shrunk by the factor."""
         if factor == 1.0:
@@ -67,6 +76,14 @@ class Lengths:
             items=shrink(self.items),
             string_words=shrink(self.string_words),
         )
+
+
+def _counts(given: Any) -> bool:
+    """Is it a number, or a pair of the least and the most?"""
+    pair = given if isinstance(given, list | tuple) else (given, given)
+    if len(pair) != 2 or any(isinstance(each, bool) or not isinstance(each, int) for each in pair):
+        return False
+    return bool(0 <= pair[0] <= pair[1])
 
 
 def draw(count: Count, rng: random.Random) -> int:

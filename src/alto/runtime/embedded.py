@@ -98,6 +98,10 @@ def result_of(run: Run) -> Any:
     return results["result"] if run.pipeline.graph.single else results
 
 
+_runtimes = itertools.count(1)
+"""Numbers the runtimes of this process."""
+
+
 class Runtime:
     """Runs pipelines in this process."""
 
@@ -111,7 +115,8 @@ class Runtime:
     ) -> None:
         """`barrier`: each stage starts when all before it are complete, as systems without
         streaming do (for comparisons). `durations`: seconds that blocking stages take on virtual
-        time. `name` begins the ids of requests (the process id by default).
+        time. `name` begins the ids of requests (by default the process id, and which runtime of
+        the process it is).
         """
         self.config = config or Config()
         self.barrier = barrier
@@ -126,7 +131,7 @@ class Runtime:
         self._checked: set[Pipeline[Any, Any]] = set()
         self._background: set[asyncio.Task[Any]] = set()
         self._names = itertools.count(1)
-        self._prefix = f"{os.getpid():x}" if name is None else name
+        self._prefix = f"{os.getpid():x}.{next(_runtimes)}" if name is None else name
         self.admission = Admission()
         self._texts = Texts()  # what is learned of tokens, for budgets
         self._threads: Threads | None = None

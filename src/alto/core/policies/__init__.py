@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import iscoroutinefunction
 
 from ...errors import ConfigError
 from ..scheduling import Policy
@@ -28,10 +29,19 @@ def resolve(policy: str | Policy) -> Policy:
                 f"{', '.join(NAMED)}, or an object with choose() and observe()"
             )
         return NAMED[policy]()
+    if isinstance(policy, type):
+        raise ConfigError(
+            f"scheduling policy {policy.__name__} is a class; give an object: {policy.__name__}()"
+        )
     for verb in ("choose", "observe"):
         if not callable(getattr(policy, verb, None)):
             raise ConfigError(
                 f"scheduling policy {policy!r} has no {verb}(); a policy needs "
                 "choose(candidates, facts, now, random) and observe(seen)"
+            )
+        if iscoroutinefunction(getattr(policy, verb)):
+            raise ConfigError(
+                f"scheduling policy {policy!r}: {verb}() is async, expected a plain function, for "
+                "a choice is made at once"
             )
     return policy
