@@ -182,7 +182,7 @@ class Later(RoundRobin):
         (lambda: openai(requests_per_minute="60"), "alto.OpenAI: requests_per_minute is '60', expected a whole number"),
         (lambda: openai(max_connections=0), "alto.OpenAI: max_connections is 0, expected a whole number, 1 or more."),
         (lambda: openai(embed_max_wait="soon"), "OpenAI: embed_max_wait is 'soon', expected a number of seconds"),
-        (lambda: openai(extra="top_p"), "alto.OpenAI: extra is 'top_p', expected a dict of names and values."),
+        (lambda: openai(extra="top_p"), "alto.OpenAI: extra is 'top_p', expected a dict of fields"),
         (lambda: openai(headers={"x-key": 3}), "alto.OpenAI: header 'x-key' is 3, expected a name and a text"),
         (lambda: alto.OpenAI(urls=3, model="m"), "alto.OpenAI: urls is 3, expected a list of URLs."),
     ],

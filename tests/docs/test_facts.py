@@ -54,8 +54,9 @@ def test_a_limit_is_what_the_page_says(name: str) -> None:
     assert found == LIMITS[name]
 
 
-def test_every_limit_of_a_request_is_on_the_page() -> None:
-    assert {field.name for field in fields(alto.Limits)} <= LIMITS.keys()
+@pytest.mark.parametrize("limits", [alto.Limits, PoolLimits])
+def test_every_limit_is_on_the_page(limits: type) -> None:
+    assert {field.name for field in fields(limits)} <= LIMITS.keys()
 
 
 def test_the_picture_of_the_rule_is_what_the_code_draws() -> None:

@@ -115,8 +115,6 @@ class OpenAI(BatchOptions):
                 f"alto.OpenAI: model is {self.model!r}, expected the name of a model; the server "
                 "lists its models at URL/models"
             )
-        if wrong := mistake({"extra": self.extra}):
-            raise ConfigError(f"alto.OpenAI: {wrong}")
         resolve(self.policy)
         if self.guided not in GUIDED:
             raise ConfigError(
@@ -147,12 +145,12 @@ class OpenAI(BatchOptions):
 
     def _check_sent(self) -> None:
         """The headers and fields that go along with each request."""
-        for name in ("headers", "extra"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise ConfigError(
-                    f"alto.OpenAI: {name} is {getattr(self, name)!r}, expected a dict of names and "
-                    "values."
-                )
+        if wrong := mistake({"extra": self.extra}):
+            raise ConfigError(f"alto.OpenAI: {wrong}")
+        if not isinstance(self.headers, Mapping):
+            raise ConfigError(
+                f"alto.OpenAI: headers is {self.headers!r}, expected a dict of names and values."
+            )
         for name, value in self.headers.items():
             if not isinstance(value, str) or not _HEADER.fullmatch(f"{name}:{value}"):
                 raise ConfigError(
