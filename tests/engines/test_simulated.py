@@ -448,6 +448,20 @@ def test_json_is_kept_short_enough_to_be_whole() -> None:
     assert deltas[-1].finish_reason == "stop"
 
 
+@pytest.mark.parametrize("kind", [Sentence, Line, Paragraph])
+def test_items_are_kept_few_enough_to_be_whole(kind: Any) -> None:
+    spec = Simulated(lengths=Lengths(sentences=40))
+    deltas = run(read(spec.open("chat"), ask(returns=Stream[kind], max_tokens=100)))
+    assert "".join(deltas).endswith(".")
+    assert deltas[-1].finish_reason == "stop"
+
+
+def test_text_that_is_taken_as_it_comes_is_cut_off_as_an_engine_does() -> None:
+    spec = Simulated(lengths=Lengths(sentences=40))
+    deltas = run(read(spec.open("chat"), ask(returns=str, max_tokens=100)))
+    assert deltas[-1].finish_reason == "length"
+
+
 def test_bounds_formats_and_tuples_are_followed() -> None:
     schema = {
         "type": "object",

@@ -115,15 +115,20 @@ def synthesize(
     seed: int,
     count_tokens: Callable[[str], int] = lambda text: len(text) // 4,
 ) -> str:
-    """An answer to the call. JSON is kept short enough for the call's `max_tokens`, if it can be:
-    cut off it would not parse. Plain text is not; an engine cuts it off."""
+    """An answer to the call. What is read into items or a value is kept short enough for the call's
+    `max_tokens`, if it can be: cut off it would not parse. Other text is not: an engine cuts it."""
     schema = _schema_of(call)
-    if schema is None:
-        return _plain(call.returns, lengths, seeded(call, seed))
+    element, _ = _element(call.returns)
     text = ""
     for factor in (1.0, 0.5, 0.25, 0.1, 0.0):
-        text = SchemaText(schema, lengths.scaled(factor), seeded(call, seed)).text()
-        if call.max_tokens is None or count_tokens(text) <= call.max_tokens:
+        scaled, rng = lengths.scaled(factor), seeded(call, seed)
+        if schema is None:
+            text = _plain(call.returns, scaled, rng)
+        else:
+            text = SchemaText(schema, scaled, rng).text()
+        if call.max_tokens is None or (schema is None and element in (str, Any)):
+            break
+        if count_tokens(text) <= call.max_tokens:
             break
     return text
 
