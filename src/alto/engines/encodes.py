@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeVar, overload
 
@@ -29,7 +28,7 @@ from ..core.encode import (
 from ..core.prefix import Prompt
 from ..errors import AltoError, DeadlineExceeded, EngineError
 from .batch_options import BatchOptions
-from .micro_batch import TOO_MUCH, Batcher
+from .micro_batch import TOO_MUCH, Batcher, only
 
 RERANK_PARTS_MAX = 8
 """Requests of one `rerank` that are under way at once."""
@@ -148,18 +147,8 @@ class Encodes:
         return scores, answer.usage or Usage()
 
     async def _ask(self, call: RerankCall) -> Scored:
-        answer: Scored | None = None
-        async with aclosing(self.stream(call)) as deltas:
-            async for delta in deltas:
-                if isinstance(delta, Scored):
-                    answer = delta
-        if answer is None:
-            raise EngineError(
-                f"engine {self.name} answered with text, expected scores: it does not rerank. "
-                "Name an engine that serves a reranking model.",
-                engine=self.name,
-                retryable=False,
-            )
+        wanted = "scores: it does not rerank. Name an engine that serves a reranking model."
+        answer = await only(Scored, self.stream(call), self.name, wanted)
         least = len(call.documents) if call.top_n is None else call.top_n
         if len(answer.scores) < least or not answer.scores.keys() <= set(
             range(len(call.documents))

@@ -24,7 +24,7 @@ import copy
 from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
 from contextlib import aclosing
 from contextvars import Context
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -42,6 +42,25 @@ TOO_MUCH = (400, 413, 422)
 """Statuses with which servers refuse a request for what is in it, or for how much."""
 
 Stream = Callable[[Call], AsyncGenerator[Delta, None]]
+Answer = TypeVar("Answer", bound=Delta)
+
+
+async def only(
+    kind: type[Answer], deltas: AsyncGenerator[Delta, None], engine: str, wanted: str
+) -> Answer:
+    """The one delta of a kind that an engine gives; one that answers with text has none."""
+    answer: Answer | None = None
+    async with aclosing(deltas):
+        async for delta in deltas:
+            if isinstance(delta, kind):
+                answer = delta
+    if answer is None:
+        raise EngineError(
+            f"engine {engine} answered with text, expected {wanted}",
+            engine=engine,
+            retryable=False,
+        )
+    return answer
 
 
 class _Caller:
@@ -279,18 +298,8 @@ class Batcher:
         return None
 
     async def _ask(self, call: EmbedCall) -> Embedded:
-        answer: Embedded | None = None
-        async with aclosing(self._stream(call)) as deltas:
-            async for delta in deltas:
-                if isinstance(delta, Embedded):
-                    answer = delta
-        if answer is None:
-            raise EngineError(
-                f"engine {self._name} answered with text, expected vectors: it does not embed. "
-                "Name an engine that serves an embedding model.",
-                engine=self._name,
-                retryable=False,
-            )
+        wanted = "vectors: it does not embed. Name an engine that serves an embedding model."
+        answer = await only(Embedded, self._stream(call), self._name, wanted)
         if len(answer.vectors) != len(call.inputs):
             raise BadAnswer(
                 f"engine {self._name} gave {len(answer.vectors)} vectors for {len(call.inputs)} "
