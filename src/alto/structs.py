@@ -34,7 +34,18 @@ from .core.choice import (
     read_float,
     read_int,
 )
-from .core.cut import Cutter, Deltas, Line, Lines, Paragraph, Paragraphs, Sentence, Whole
+from .core.cut import (
+    AT_ONCE,
+    Cutter,
+    Deltas,
+    Line,
+    Lines,
+    Paragraph,
+    Paragraphs,
+    Sentence,
+    Until,
+    Whole,
+)
 from .core.json_cut import ARRAY, OBJECT, SCALAR, JsonItems, JsonText, JsonWhole
 from .core.scalar_cut import ScalarItems
 from .core.sentences import Sentences
@@ -350,6 +361,9 @@ class _Decoded(Generic[T]):
         written = self._cutter.feed(text)
         return self._decode(written) if written or self._cutter.error else []
 
+    def until(self) -> Until:
+        return AT_ONCE if self.error else self._cutter.until()
+
     def finish(self, truncated: bool = False) -> list[T]:
         return [] if self.error else self._decode(self._cutter.finish(truncated))
 
@@ -386,6 +400,9 @@ class _After(Generic[T]):
 
     def feed(self, text: str) -> list[T]:
         return self._rest(self._cutter.feed(text))
+
+    def until(self) -> Until:
+        return self._cutter.until()
 
     def finish(self, truncated: bool = False) -> list[T]:
         return self._rest(self._cutter.finish(truncated))

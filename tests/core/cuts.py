@@ -27,14 +27,33 @@ def everywhere(new: New, text: str, truncated: bool = False) -> Result:
     for at in range(len(text) + 1):
         assert cut(new, [text[:at], text[at:]], truncated) == whole, (text[:at], text[at:])
     assert cut(new, text, truncated) == whole, "cut at every character"
+    assert _patiently(new, text, truncated) == (given_after(new, text, truncated), whole)
     return whole
 
 
-def given_after(new: New, text: str) -> list[tuple[int, Any]]:
+def _patiently(new: New, text: str, truncated: bool) -> tuple[list[tuple[int, Any]], Result]:
+    """The same as `given_after` and `cut`, if each character that gives no item, by what the cutter
+    says, is fed along with the next one that may."""
+    cutter = new()
+    kept = ""
+    given: list[tuple[int, Any]] = []
+    for at, char in enumerate(text):
+        kept += char
+        marks, chars = cutter.until()
+        if char in marks or len(kept) >= chars:
+            given += [(at + 1, item) for item in cutter.feed(kept)]
+            kept = ""
+    assert not cutter.feed(kept)
+    given += [(len(text) + 1, item) for item in cutter.finish(truncated)]
+    items = [item for _, item in given]
+    return given, (items, cutter.settled, cutter.error and str(cutter.error))
+
+
+def given_after(new: New, text: str, truncated: bool = False) -> list[tuple[int, Any]]:
     """Each item with the number of characters after which it was given, fed one by one."""
     cutter = new()
     given = [(at + 1, item) for at, char in enumerate(text) for item in cutter.feed(char)]
-    return given + [(len(text) + 1, item) for item in cutter.finish()]
+    return given + [(len(text) + 1, item) for item in cutter.finish(truncated)]
 
 
 def error_of(new: New, text: str, truncated: bool = False) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
 from ..errors import ParseError
-from .cut import OPEN_CHARS_MAX, OpenText, cut_off, shorten, too_long
+from .cut import AT_ONCE, OPEN_CHARS_MAX, OpenText, Until, cut_off, shorten, too_long
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -54,6 +54,9 @@ class Choice(Generic[T]):
             if self._open.chars > OPEN_CHARS_MAX:
                 self.error = too_long("a choice", self._open.take(), OPEN_CHARS_MAX)
         return []
+
+    def until(self) -> Until:
+        return AT_ONCE if self.error is not None else ("", self._open.room())
 
     def finish(self, truncated: bool = False) -> list[T]:
         if self.error is not None:

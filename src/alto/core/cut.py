@@ -1,7 +1,9 @@
 """Text into items, while the text is still being written.
 
 A cutter is fed the pieces of one text in order and gives each item with the piece that completes
-it. Operations: `feed(piece)`, `finish(truncated)`, and two things to look at: `error`, `settled`.
+it. Operations: `feed(piece)`, `finish(truncated)`, and three things to look at: `error`, `settled`,
+and `until()`, which says what a piece must hold to matter. Few do, and the others need not be fed
+one by one: whoever has the text anyway keeps them, and feeds them along with the next that does.
 
 Goals, in order:
     1. where a text is cut into pieces changes nothing: the items are those of the uncut text
@@ -14,6 +16,8 @@ Always true:
     C1  the items given never depend on text that comes later
     C2  items are stripped of white space around them; a blank item is no item
     C3  `error` is set once, at most; after that `feed` and `finish` give nothing
+    C4  pieces that `until()` rules out give no items. An error in them may show only when they are
+        fed
 
 A cutter does not raise. It sets `error` and still returns the complete items of that piece, since
 they stand. The caller passes them on, and then raises `error`; it may stop the text there.
@@ -30,6 +34,12 @@ from typing import Any, Protocol, TypeVar
 from ..errors import ParseError
 
 T = TypeVar("T")
+
+Until = tuple[str, int]
+"""Some characters, and a number of characters."""
+
+AT_ONCE: Until = ("", 0)
+"""Any piece may matter."""
 
 OPEN_CHARS_MAX = 1_000_000
 """The longest open item, in characters. Beyond it the text is refused with a `ParseError`."""
@@ -81,6 +91,11 @@ class Cutter(Protocol[T]):
         """How many characters of the text lie before the end of the last item given. A text that is
         asked for again can go on from there: feed a new cutter the kept text, drop what it gives.
         """
+        ...
+
+    def until(self) -> Until:
+        """What further text must have before an item can come of it: one of these characters, or
+        this length. It holds until something is fed."""
         ...
 
     def feed(self, text: str) -> list[T]:
@@ -138,6 +153,10 @@ class OpenText:
         self.pieces.append(piece)
         self.chars += len(piece)
 
+    def room(self) -> int:
+        """With how many characters more it is too long."""
+        return OPEN_CHARS_MAX + 1 - self.chars
+
     def take(self) -> str:
         """All of it as one string; empty afterwards."""
         text = "".join(self.pieces)
@@ -163,6 +182,9 @@ class Deltas:
         # A piece may be a `Delta`, which carries more than its text: give the text alone.
         return [str.__str__(text)] if text else []
 
+    def until(self) -> Until:
+        return AT_ONCE
+
     def finish(self, truncated: bool = False) -> list[str]:
         return []
 
@@ -186,6 +208,9 @@ class Whole:
             if self._open.chars > OPEN_CHARS_MAX:
                 self.error = too_long("a text", self._open.take(), OPEN_CHARS_MAX)
         return []
+
+    def until(self) -> Until:
+        return AT_ONCE if self.error is not None else ("", self._open.room())
 
     def finish(self, truncated: bool = False) -> list[str]:
         if self.error is not None:
@@ -221,6 +246,9 @@ class Lines:
         if self._open.chars > OPEN_CHARS_MAX:
             self.error = too_long("lines", self._open.take(), OPEN_CHARS_MAX)
         return items
+
+    def until(self) -> Until:
+        return AT_ONCE if self.error is not None else ("\n", self._open.room())
 
     def finish(self, truncated: bool = False) -> list[Line]:
         if self.error is not None:
@@ -269,6 +297,9 @@ class Paragraphs:
         if self._open.chars > OPEN_CHARS_MAX:
             self.error = too_long("paragraphs", self._open.take(), OPEN_CHARS_MAX)
         return items
+
+    def until(self) -> Until:
+        return AT_ONCE if self.error is not None else ("\n", self._open.room())
 
     def finish(self, truncated: bool = False) -> list[Paragraph]:
         if self.error is not None:

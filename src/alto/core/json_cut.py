@@ -34,7 +34,7 @@ import re
 from collections.abc import Callable
 
 from ..errors import ParseError
-from .cut import OPEN_CHARS_MAX, OpenText, cut_off, shorten, too_long
+from .cut import AT_ONCE, OPEN_CHARS_MAX, OpenText, Until, cut_off, shorten, too_long
 
 DEPTH_MAX = 200
 """How deep JSON may nest. Beyond it the text is refused with a `ParseError`."""
@@ -76,6 +76,7 @@ class JsonItems:
     __slots__ = (
         "_after_string",
         "_before",
+        "_brackets",
         "_capturing",
         "_emits",
         "_escaped",
@@ -87,7 +88,6 @@ class JsonItems:
         "_mark",
         "_name",
         "_open",
-        "_quiet",
         "_read",
         "_stack",
         "_starts",
@@ -112,6 +112,8 @@ class JsonItems:
         self.settled = 0
         self._whole = False
         self._starts = starts
+        self._brackets = set(starts) <= {OBJECT, ARRAY}
+        """Every item ends in a bracket."""
         self._fields = fields
         self._wrapper = wrapper
         self._state: _State = JsonItems._prose
@@ -146,27 +148,14 @@ class JsonItems:
         """There was JSON, for certain."""
         self._list_closed = False
         """The last JSON that ended was a whole array: no item is missing if the text breaks off."""
-        self._quiet = False
-        """The next piece is more of a string in an item, if it has no quote and no backslash. Never
-        true after an error."""
         self._unread = OpenText()
         """The text as long as no JSON was seen, for the error."""
 
     def feed(self, text: str) -> list[JsonText]:
-        if self._quiet and '"' not in text and "\\" not in text:
-            # Nearly every piece of nearly every item: more of a string.
-            held = self._open
-            size = len(text)
-            if held.chars + size <= OPEN_CHARS_MAX:
-                held.pieces.append(text)
-                held.chars += size
-                self._read += size
-                return []
         if self.error is not None:
             return []
         items: list[JsonText] = []
         self._items = items
-        self._quiet = False
         self._mark = at = 0
         end = len(text)
         while at < end and self.error is None:
@@ -182,8 +171,12 @@ class JsonItems:
             self._too_long()
         return items
 
+    def until(self) -> Until:
+        if self.error is not None or not self._brackets:
+            return AT_ONCE
+        return "]}", min(self._open.room(), self._unread.room())
+
     def _too_long(self) -> None:
-        self._quiet = False
         held = self._open if self._open.chars > OPEN_CHARS_MAX else self._unread
         if self.error is None:
             self.error = too_long("JSON", held.take(), OPEN_CHARS_MAX)
@@ -424,7 +417,6 @@ class JsonItems:
             return at + 1
         found = _IN_STRING.search(text, at)
         if found is None:
-            self._quiet = self._capturing and self.seen
             return len(text)
         if found[0] == "\\":
             self._escaped = True

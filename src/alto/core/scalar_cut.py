@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from ..errors import ParseError
-from .cut import OPEN_CHARS_MAX, OpenText, cut_off, shorten, too_long
+from .cut import AT_ONCE, OPEN_CHARS_MAX, OpenText, Until, cut_off, shorten, too_long
 from .json_cut import SCALAR, JsonItems
 
 T = TypeVar("T")
@@ -70,6 +70,9 @@ class ScalarItems(Generic[T]):
             if self.error is None:
                 self._feed_line(line, items)
         return items
+
+    def until(self) -> Until:
+        return AT_ONCE
 
     def finish(self, truncated: bool = False) -> list[T]:
         if self.error is not None:

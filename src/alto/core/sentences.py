@@ -31,7 +31,7 @@ import re
 from typing import Literal
 
 from ..errors import ParseError
-from .cut import OpenText, Sentence, cut_off
+from .cut import AT_ONCE, OpenText, Sentence, Until, cut_off
 
 LOOKAHEAD_CHARS_MAX = 64
 """How far behind a candidate the text may decide about it."""
@@ -76,7 +76,8 @@ _STARTERS = _words(
     " throughout between among following unlike until upon once such no not"
 )
 
-_CANDIDATE = re.compile(r"[\n.!?…‽؟۔।॥։።。！？｡]")
+_CANDIDATES = "\n.!?…‽؟۔।॥։።。！？｡"
+_CANDIDATE = re.compile(f"[{_CANDIDATES}]")
 _FULL_STOPS = frozenset("。！？｡")
 _BEHIND = re.compile(
     r"(?P<run>[.!?…‽]*)"
@@ -141,6 +142,9 @@ class Sentences:
             self._at = held.chars
         held.add(text)
         return self._cut(held.take(), final=False)
+
+    def until(self) -> Until:
+        return (_CANDIDATES, SENTENCE_CHARS_MAX - self._open.chars) if self._quiet else AT_ONCE
 
     def finish(self, truncated: bool = False) -> list[Sentence]:
         if self.error is not None:

@@ -8,9 +8,11 @@ where the earlier one was, as far as the characters agree, so equal text keeps i
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from ..core.calls import Call, Delta, Message, Usage, asked
@@ -213,6 +215,9 @@ class _Reading:
     """Reads the text of one attempt into items. After an error `kept` is what has been read of it,
     up to the end of the last item.
 
+    The cutter is given a piece when something may come of it, along with those before it that have
+    been kept back: between the ends of two items nearly every token is just put to the others.
+
     Many wait at once for their next piece, so it is kept small.
     """
 
@@ -220,13 +225,16 @@ class _Reading:
         "cutter",
         "failed",
         "fans_out",
+        "fed",
         "finish_reason",
         "invocation",
         "kept",
         "pieces",
         "reader",
         "recut",
+        "room",
         "run",
+        "search",
         "stopped",
         "text",
         "think",
@@ -246,6 +254,9 @@ class _Reading:
         self.stopped = False
         self.failed: Exception | None = None
         self.pieces: list[str] = []
+        self.fed = 0  # of these the cutter has had so many
+        self.search = _search("")  # finds in a piece what is to be looked at
+        self.room = 0  # so many characters may come before any piece is
         self.finish_reason: str | None = None
         self.cutter: Cutter[Any]
         self.think: ThinkSplitter | None = None
@@ -259,30 +270,53 @@ class _Reading:
         """Start to read an answer of an engine, with what is returned."""
         self.cutter = self.reader.new()
         self.pieces = []
+        self.fed = 0
         self.think = None
         self.finish_reason = None
-        return self.take
+        self._look_out()
+        search, room, keep = self.search, self.room, self.pieces.append
 
-    def take(self, text: str) -> bool | Awaitable[bool]:
-        """One piece. Nearly all are plain text: this runs once a token."""
-        if text.__class__ is not str:
-            text = self._note(text)
+        def take(text: str) -> bool | Awaitable[bool]:
+            """One piece: this runs once a token."""
+            nonlocal search, room
+            if text.__class__ is not str:
+                text = self._note(text)
+            room -= len(text)
+            if room > 0 and search(text) is None:
+                keep(text)
+                return True
+            going = self._look(text)
+            search, room = self.search, self.room
+            return going
+
+        return take
+
+    def _look_out(self) -> None:
+        """Say which of the pieces to come is to be looked at."""
+        marks, room = self.cutter.until() if self.fans_out else ("", sys.maxsize)
+        self.search = _search(marks)
+        self.room = room if self.think is None else 0
+
+    def _look(self, text: str) -> bool | Awaitable[bool]:
+        """A piece of which something may come."""
         if "<" in text or self.think is not None:
             text = self._without_thinking(text)
-        if not text:
-            return True
         self.pieces.append(text)
-        if not self.fans_out:
-            return True
-        cutter = self.cutter
         try:
-            items = cutter.feed(text)
+            items = self._cut() if self.fans_out else []
+            self._look_out()
             if items and not self._give(items):
                 return self._wait(items)
         except Exception as error:  # ours, not the engine's: it must not be tried elsewhere
             self.failed = error
             return False
-        return cutter.error is None
+        return self.cutter.error is None
+
+    def _cut(self) -> list[Any]:
+        """The items that the pieces complete which the cutter has not had yet."""
+        text = "".join(self.pieces[self.fed :])
+        self.fed = len(self.pieces)
+        return self.cutter.feed(text) if text else []
 
     async def end(self) -> ParseError | None:
         """The answer is over. The error says why it cannot be read to its end."""
@@ -304,8 +338,7 @@ class _Reading:
     def _without_thinking(self, text: str) -> str:
         if self.think is None:
             self.think = ThinkSplitter()
-            if self.pieces:
-                self.think.feed(self.pieces[-1])  # it has seen text before
+            self.think.feed("".join(self.pieces))  # it has seen this before
         text, reasoning = self.think.feed(text)
         if reasoning:
             self._reason(reasoning)
@@ -318,14 +351,9 @@ class _Reading:
             text, reasoning = self.think.finish()
             if reasoning:
                 self._reason(reasoning)
-            if text:
-                self.pieces.append(text)
-                if (
-                    self.fans_out
-                    and cutter.error is None
-                    and not await self._pass(cutter.feed(text))
-                ):
-                    return None
+            self.pieces.append(text)
+        if self.fans_out and cutter.error is None and not await self._pass(self._cut()):
+            return None
         self.text = "".join(self.pieces)
         self.truncated = self.finish_reason == "length"
         if not self.fans_out and not await self._pass(cutter.feed(self.text)):
@@ -414,6 +442,13 @@ class _Reading:
                     run.execution.give(invocation, item)
             run.execution.close(invocation)
         run.pump()
+
+
+@cache
+def _search(marks: str) -> Callable[[str], re.Match[str] | None]:
+    """Finds one of some characters, or the beginning of a tag around reasoning. (There are a few
+    sets of them, which cutters know.)"""
+    return re.compile(f"[<{re.escape(marks)}]").search
 
 
 def _earlier(invocation: Invocation) -> Iterator[str]:
