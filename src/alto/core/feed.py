@@ -243,6 +243,19 @@ class Feed:
         self.invocation = None
         self.cursor = _OVER
 
+    def follow(self, node: Node) -> bool:
+        """The scope at whose end it waits has a new child: nothing is known at `node` yet, so it
+        waits there. False: where it waits is for its walk to say."""
+        source = self.source
+        if source.merges:
+            return False
+        depth = node.level.depth - self.node.level.depth
+        if depth == len(source.steps):
+            node.wait(self)
+        else:
+            node.scope(source.steps[depth].level).waiters.append(self)
+        return True
+
     def reset(self) -> None:
         """Start over from the first item."""
         self.cursor = Cursor(self, self.node, self.source.steps, self.slot)

@@ -128,7 +128,6 @@ class Flow:
     gathered_by: list[Gather] = field(default_factory=list)
     completed_by: list[Gather] = field(default_factory=list)  # the AsCompleted ones of these
     merged_by: list[tuple[Use, int]] = field(default_factory=list)
-    watched: bool = False  # anything but one plain stage is woken by it
 
 
 @dataclass(eq=False, slots=True)
@@ -141,6 +140,7 @@ class Gather:
     use: Use | None = None
     slot: int = -1  # position among the gathers of the use's level
     steps: tuple[Step, ...] = ()
+    merges: bool = False  # some step leads through a merge
 
 
 @dataclass(eq=False, slots=True)
@@ -178,7 +178,7 @@ class Use:
     lookups: tuple[tuple[int, int], ...] = ()  # for each item: levels up, value slot
     session: bool = False
     lists: bool = False
-    solo: bool = False  # one item on its own level, nothing gathered
+    solo: bool = False  # starts as soon as its primary item is there
     rerun: bool = False  # may give its output again with changes
     hold: bool = False  # inputs read from gathers are held for another attempt
     upstream: frozenset[int] = frozenset()  # indices of uses that this one's inputs come from
@@ -191,6 +191,7 @@ class Output:
     name: str
     flow: Flow
     steps: tuple[Step, ...] = ()
+    merges: bool = False  # some step leads through a merge
 
 
 @dataclass(eq=False, slots=True)
@@ -228,19 +229,13 @@ class Graph:
         for output in self.outputs:
             output.flow.outputs.append(output)
             output.steps = walk(self.root, output.flow.level)
+            output.merges = any(step.merge is not None for step in output.steps)
             for level in output.flow.level.chain():
                 level.outputs_below = True
             _oblige(output.steps, output)
         self._find_reruns()
-        for flow in self.flows:
-            flow.watched = bool(
-                flow.outputs
-                or flow.completed_by
-                or flow.merged_by
-                or len(flow.primary_of) != 1
-                or not flow.primary_of[0].solo
-                or flow.primary_of[0].kind is not Kind.STAGE
-            )
+        for use in self.uses:
+            use.solo = use.kind is Kind.STAGE and not use.gathers and _brings_all(use)
         return self
 
     def _find_reruns(self) -> None:
@@ -307,14 +302,13 @@ def _compile_use(use: Use) -> None:
     for _, flow in use.items:
         flow.item_of.append(use)
         lookups.append((use.level.depth - flow.level.depth, flow.slot))
-        if use.primary is None and flow.level is use.level:
+        if flow.level is use.level and (use.primary is None or _comes_from(flow, use.primary)):
             use.primary = flow
     use.lookups = tuple(lookups)
     if use.primary is not None and use.kind is not Kind.EITHER:
         use.primary.primary_of.append(use)
     elif use.kind is Kind.EITHER:
         use.items[0][1].primary_of.append(use)
-    use.solo = len(use.items) == 1 and not use.gathers and use.primary is not None
     if use.kind is Kind.STAGE:
         use.slot = len(use.level.uses)
         use.level.uses.append(use)
@@ -327,9 +321,31 @@ def _compile_use(use: Use) -> None:
         if gather.mode is Mode.COMPLETED:
             gather.flow.completed_by.append(gather)
         gather.steps = walk(use.level, gather.flow.level)
+        gather.merges = any(step.merge is not None for step in gather.steps)
         _oblige(gather.steps, gather)
         use.session = use.session or gather.mode is not Mode.LIST
         use.lists = use.lists or gather.mode is Mode.LIST
+
+
+def _comes_from(flow: Flow, other: Flow) -> bool:
+    """Whether a value of `flow` is there only if one of `other` is: stages lead from one to the
+    other, of which each takes all its items."""
+    ways = [flow]
+    for way in ways:  # grows on the way
+        if way.origin is not None and way.origin.kind is Kind.STAGE:
+            taken = [item for _, item in way.origin.items]
+            if other in taken:
+                return True
+            ways += [item for item in taken if item not in ways]
+    return False
+
+
+def _brings_all(use: Use) -> bool:
+    """Whether all items are there if the primary one is, and stay as they are."""
+    primary = use.primary
+    return primary is not None and all(
+        flow is primary or (not use.rerun and _comes_from(primary, flow)) for _, flow in use.items
+    )
 
 
 def walk(top: Level, bottom: Level) -> tuple[Step, ...]:

@@ -147,7 +147,7 @@ def append(execution: Execution, invocation: Invocation, scope: Scope, value: An
     scope.fresh = position + 1
     scope.live += 1
     if scope.waiters:
-        execution._moves.extend(scope.waiters)
+        execution._moves.extend(feed for feed in scope.waiters if not feed.follow(node))
         scope.waiters.clear()
     if invocation.rerun or invocation.attempt > 1:
         revision.changed(execution, scope)

@@ -12,7 +12,7 @@ from ..errors import StageError
 from . import commit, feeding, interest, lifecycle, pressure, revision
 from .attempt import Invocation, State, at, put_at
 from .feed import Feed
-from .graph import Flow, Kind, Use
+from .graph import Flow, Gather, Kind, Use
 from .path import show
 from .scope import ABSENT, PENDING, Failed, Node
 
@@ -29,34 +29,32 @@ def settled(execution: Execution, node: Node, flow: Flow, value: Any) -> None:
         return
     vals[slot] = value
     present = value is not ABSENT and type(value) is not Failed
-    for use, position in flow.merged_by:  # first: what follows may walk through these nodes
-        if present:
+    if flow.merged_by and present:  # first: what follows may walk through these nodes
+        for use, position in flow.merged_by:
             execution.settle(revision.merged_node(node, use, position), use.out, value)
     if node.waiters is not None:
         wake_waiters(execution, node)
-    if not flow.watched:  # the common case: one stage takes this and nothing else
-        use = flow.primary_of[0]
-        if present:
-            lifecycle.start(execution, use, node)
-        else:
-            evaluate(execution, use, node)
-        return
-    for output in flow.outputs:
-        execution._output(output, node, value)
+    if flow.outputs:
+        for output in flow.outputs:
+            execution._output(output, node, value)
     for use in flow.primary_of:
-        if use.solo and present and use.kind is Kind.STAGE:
+        if present and use.solo:
             lifecycle.start(execution, use, node)
         else:
             evaluate(execution, use, node)
-    for gather in flow.completed_by:
-        assert gather.use is not None
-        if value is not ABSENT:
-            feed = feeding.feed_at(
-                execution, gather, node.up(node.level.depth - gather.use.level.depth)
-            )
-            assert feed.queue is not None
-            feed.queue.append(node)
-            execution._moves.append(feed)
+    if flow.completed_by and value is not ABSENT:
+        for gather in flow.completed_by:
+            completed(execution, gather, node)
+
+
+def completed(execution: Execution, gather: Gather, node: Node) -> None:
+    """An `AsCompleted` argument has one more item."""
+    assert gather.use is not None
+    place = node.up(node.level.depth - gather.use.level.depth)
+    feed = feeding.feed_at(execution, gather, place)
+    assert feed.queue is not None
+    feed.queue.append(node)
+    execution._moves.append(feed)
 
 
 def wake_waiters(execution: Execution, node: Node) -> None:
@@ -64,7 +62,11 @@ def wake_waiters(execution: Execution, node: Node) -> None:
     assert waiters is not None
     for waiter in waiters:
         if type(waiter) is Feed:
-            execution._moves.append(waiter)
+            flow = waiter.source.flow
+            if flow.level is node.level and node.vals[flow.slot] is PENDING:
+                node.wait(waiter)  # something else than what it waits for is known
+            else:
+                execution._moves.append(waiter)
         else:
             use, place = waiter
             if execution.undecided and revision.is_undecided(execution, use, place):
