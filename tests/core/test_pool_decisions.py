@@ -134,7 +134,7 @@ def test_a_call_that_leaves_the_queue_is_gone_at_once(one: Machine) -> None:
     for call in range(2, 299):
         assert one.left(call, 0.5) == []
     assert one.core.waiting == 1
-    assert len(one.core._queue) < 70
+    assert len(one.core._waiting.queue) < 70
     assert calls(one.ended(1, 0, 1.0)) == [299]
 
 
@@ -143,7 +143,7 @@ def test_calls_that_are_gone_leave_no_deadlines_behind(one: Machine) -> None:
     for call in range(2, 300):
         one.submit(call, deadline=1e9)
         assert one.left(call, 0.5) == []
-    assert len(one.core._deadlines) < 70
+    assert len(one.core._waiting._deadlines) < 70
 
 
 def test_a_deadline_that_passes_in_the_queue_ends_the_call(one: Machine) -> None:

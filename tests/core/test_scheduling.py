@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from alto.core.learning import Line, Mean, PerStage
+from alto.core.learning import DURATION_S_PRIOR, OUTPUT_TOKENS_PRIOR, Line, Mean, Texts
 from alto.core.policies import NAMED, resolve
 from alto.core.policies.prompt_aware import costs
 from alto.core.scheduling import Candidate, Facts, Finished, Placed, Policy, ReplicaId, needs_prefix
@@ -240,7 +240,9 @@ def test_a_mean_fades() -> None:
 
 
 def test_the_stage_longest_unseen_is_forgotten() -> None:
-    lengths = PerStage(stages_max=2)
+    texts = Texts(stages_max=2)
     for stage in ("a", "b", "a", "c"):
-        lengths.observe(stage, 7.0)
-    assert [lengths.get(stage, -1.0) for stage in ("a", "b", "c")] == [7.0, -1.0, 7.0]
+        texts.wrote(stage, 7.0, 3.0)
+    lengths = [texts.expected_tokens(stage, None) for stage in ("a", "b", "c")]
+    assert lengths == [7.0, OUTPUT_TOKENS_PRIOR, 7.0]
+    assert [texts.expected_s(stage) for stage in ("a", "b", "c")] == [3.0, DURATION_S_PRIOR, 3.0]

@@ -115,9 +115,10 @@ class Requests:
             del self._since[next(iter(self._since))]
         return since
 
-    def joined(self, request: str) -> None:
-        """A call of the request came."""
+    def joined(self, request: str, now: float) -> float:
+        """A call of the request came. Since when the request is here."""
         self._calls[request] = self._calls.get(request, 0) + 1
+        return self.since(request, now)
 
     def left(self, request: str) -> None:
         """A call of the request is gone."""

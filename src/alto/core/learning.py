@@ -30,7 +30,7 @@ class Line:
     yet about how its speed changes with load.
     """
 
-    __slots__ = ("_prior", "_s", "_sx", "_sxx", "_sxy", "_sy", "intercept", "slope")
+    __slots__ = ("_prior", "_sums", "intercept", "slope")
 
     def __init__(self, intercept: float, slope: float, points: tuple[float, float]) -> None:
         """`points` are two values of x at which the prior counts as an observation."""
@@ -40,14 +40,18 @@ class Line:
         self._prior = (  # all of it that does not change
             intercept,
             slope,
+            # A pinch of the prior keeps the scale positive when all measured times are zero.
+            0.01 * intercept,
             first,
             second,
             intercept + slope * first,
             intercept + slope * second,
+            _PRIOR * 2.0,
             _PRIOR * (first + second),
             _PRIOR * (first * first + second * second),
         )
-        self._s = self._sx = self._sy = self._sxx = self._sxy = 0.0
+        self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
+        """Of weights, x, y, x * x and x * y."""
 
     def at(self, x: float) -> float:
         """The expected y."""
@@ -56,18 +60,19 @@ class Line:
     def observe(self, x: float, y: float, weight: float = 1.0) -> None:
         """Learn one measured point."""
         fade, wx = _FADE, weight * x
-        self._s = s = self._s * fade + weight
-        self._sx = sx = self._sx * fade + wx
-        self._sy = sy = self._sy * fade + weight * y
-        self._sxx = sxx = self._sxx * fade + wx * x
-        self._sxy = sxy = self._sxy * fade + wx * y
-        base, rise, first, second, at_first, at_second, prior_x, prior_xx = self._prior
-        seen = s * base + sx * rise
-        # A pinch of the prior keeps the scale positive when all measured times are zero.
-        pinch = 0.01 * base
-        scale = (sy + pinch + 1e-9) / (seen + pinch + 1e-9)
+        s, sx, sy, sxx, sxy = self._sums
+        s = s * fade + weight
+        sx = sx * fade + wx
+        sy = sy * fade + weight * y
+        sxx = sxx * fade + wx * x
+        sxy = sxy * fade + wx * y
+        self._sums = (s, sx, sy, sxx, sxy)
+        base, rise, pinch, first, second, at_first, at_second, prior, prior_x, prior_xx = (
+            self._prior
+        )
+        scale = (sy + pinch + 1e-9) / (s * base + sx * rise + pinch + 1e-9)
         y_first, y_second = scale * at_first, scale * at_second
-        s += _PRIOR * 2.0
+        s += prior
         sx += prior_x
         sy += _PRIOR * (y_first + y_second)
         sxx += prior_xx
@@ -98,30 +103,8 @@ class Mean:
         self.value = self._total / self._seen
 
 
-class PerStage:
-    """A fading average for each stage, the least recently seen stage forgotten first."""
-
-    __slots__ = ("_means", "stages_max")
-
-    def __init__(self, stages_max: int = 1000) -> None:
-        self.stages_max = stages_max
-        self._means: dict[str, Mean] = {}
-
-    def get(self, stage: str, prior: float) -> float:
-        """The average, or the prior for a stage never seen."""
-        mean = self._means.get(stage)
-        return prior if mean is None else mean.value
-
-    def observe(self, stage: str, value: float) -> None:
-        """Learn one measured value."""
-        mean = self._means.pop(stage, None)
-        if mean is None:
-            mean = Mean(value, 1.0)
-            if len(self._means) >= self.stages_max:
-                del self._means[next(iter(self._means))]
-        else:
-            mean.observe(value)
-        self._means[stage] = mean
+STAGES_MAX = 1000
+"""Stages that are remembered; of more, the one unheard of for longest is forgotten."""
 
 
 TOKENS_PER_BYTE_MAX = 2.0
@@ -151,26 +134,29 @@ def believable(usage: Usage | None, size: int) -> Usage | None:
 class Texts:
     """How many tokens texts have, and how many a stage writes in what time."""
 
-    __slots__ = ("_duration_s", "_output_tokens", "tokens_per_byte", "tokens_per_char")
+    __slots__ = ("_stages", "_stages_max", "tokens_per_byte", "tokens_per_char")
 
-    def __init__(self) -> None:
+    def __init__(self, stages_max: int = STAGES_MAX) -> None:
+        self._stages_max = stages_max
         self.tokens_per_byte = Mean(TOKENS_PER_BYTE)
         """Of prompts."""
         self.tokens_per_char = Mean(TOKENS_PER_BYTE)
         """Of answers."""
-        self._output_tokens = PerStage()
-        self._duration_s = PerStage()
+        self._stages: dict[str, tuple[Mean, Mean]] = {}
+        """Tokens and seconds of a whole answer; the stage unheard of for longest first."""
 
     def expected_tokens(self, stage: str, max_tokens: int | None) -> float:
         """How much a call of this stage will write."""
-        prior = OUTPUT_TOKENS_PRIOR
+        seen = self._stages.get(stage)
         if max_tokens is None:
-            return self._output_tokens.get(stage, prior)
-        return min(self._output_tokens.get(stage, min(prior, max_tokens / 2)), float(max_tokens))
+            return OUTPUT_TOKENS_PRIOR if seen is None else seen[0].value
+        most = float(max_tokens)
+        return min(OUTPUT_TOKENS_PRIOR, most / 2) if seen is None else min(seen[0].value, most)
 
     def expected_s(self, stage: str) -> float:
         """How long a call of this stage will take."""
-        return self._duration_s.get(stage, DURATION_S_PRIOR)
+        seen = self._stages.get(stage)
+        return DURATION_S_PRIOR if seen is None else seen[1].value
 
     def cost_max(self, size: int, stage: str, max_tokens: int | None) -> float:
         """Tokens of a call with a prompt of so many bytes: as many as it may write where that is
@@ -200,5 +186,13 @@ class Texts:
 
     def wrote(self, stage: str, tokens: float, duration_s: float) -> None:
         """Learn what a whole answer of a stage came to."""
-        self._output_tokens.observe(stage, tokens)
-        self._duration_s.observe(stage, duration_s)
+        stages = self._stages
+        seen = stages.pop(stage, None)
+        if seen is None:
+            seen = Mean(tokens, 1.0), Mean(duration_s, 1.0)
+            if len(stages) >= self._stages_max:
+                del stages[next(iter(stages))]
+        else:
+            seen[0].observe(tokens)
+            seen[1].observe(duration_s)
+        stages[stage] = seen

@@ -18,14 +18,12 @@ from heapq import heappop, heappush
 from .flights import Flight
 from .replicas import ReplicaState
 from .scheduling import CallId
+from .waiting import Queue
 
 LOOK_AHEAD = 16
 """Calls of the queue among which one may be chosen because a free replica knows its prompt."""
 OVERTAKE_S = 1.0
 """And only those due within this time after the first."""
-
-Queue = list[tuple[float, int, CallId]]
-"""A heap by due time, then by number."""
 
 
 class NextCall:

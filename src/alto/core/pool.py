@@ -2,7 +2,9 @@
 
 Calls wait *here*, not in an engine's queue: until a replica has room nothing is decided, and what
 is decided then is decided with all that is known then. The driver tells what happened (`handle`),
-does what it is told (the actions), and comes back at `wake_at()` at the latest.
+does what it is told (the actions), and comes back at `wake_at()` at the latest. What befalls every
+call (`submitted`, `began`, `ended`) it may tell without an event, and asks for actions (`settle`)
+only where there is something to settle: for most calls there is not.
 
     Submitted ──▶ waiting ──Send──▶ sent ──Began──▶ writing ──Ended──▶ gone
                     ▲                 │                │
@@ -39,11 +41,12 @@ Always true:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
 from ..errors import AltoError, EngineError
+from .calls import Usage
 from .dark import Dark
 from .flights import Counts, Flight, Requests, flight_of
 from .learning import Texts, believable
@@ -74,6 +77,7 @@ from .readable import Readable
 from .refusals import Refusals, is_busy, no_replicas
 from .replicas import Limits, ReplicaState, Speed, Try
 from .scheduling import CallId, Facts, Policy, ReplicaId, needs_prefix
+from .waiting import Waiting
 from .where import Where
 
 
@@ -108,24 +112,17 @@ class CallPool:
         self._rate_at: float | None = None
         """When the limits per minute let the first of the queue go, if it is they that hold it."""
         self._refusals = Refusals(name, self.replicas, self.limits, rate)
-        self.waiting = 0
-        """Calls in the queue or pausing before another try."""
         self.counts = Counts()
         self.texts = Texts()
         self._random = random
-        self._where = Where(self.policy, self.texts, random)
+        self._where = Where(self.policy, self.replicas, self.texts, random)
         self._flights: dict[CallId, Flight] = {}
         self._next = NextCall(self._flights, self.replicas)
         self.peers = Peers(self.replicas, self.limits, self._flights)
         self._requests = Requests(self.limits.requests_remembered_max)
-        self._queue: list[tuple[float, int, CallId]] = []
-        """Heap by due time, then by number. Entries of calls that went away stay until reached."""
-        self._paused: list[tuple[float, int, CallId]] = []
-        """Heap of calls that wait for a time before their next try."""
-        self._deadlines: list[tuple[float, CallId]] = []
-        """Heap of waiting calls' deadlines; like the queue it may hold stale entries."""
+        self._waiting = Waiting(self._flights)
         self._hedges: list[tuple[float, CallId, ReplicaId]] = []
-        self._hedged = self._number = 0
+        self._hedged = 0
         self.now = 0.0
         """The time of the last event."""
         self._long_hold_until = 0.0
@@ -140,7 +137,7 @@ class CallPool:
             Submitted: self._submitted,
             Grew: self._ahead.grew,
             Warmed: self._ahead.warmed,
-            Began: self._began,
+            Began: lambda event, now: self.began(event.call, event.replica, now),
             Ended: self._ended,
             Broke: self._broke,
             Left: self._left,
@@ -152,43 +149,126 @@ class CallPool:
 
     # --- What a driver calls
 
+    @property
+    def waiting(self) -> int:
+        """Calls in the queue or pausing before another try."""
+        return self._waiting.count
+
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in what happened; the actions are to be done in their order."""
-        self._actions = []
         self.now = now
         self._verbs[type(event)](event, now)
-        if self._queue:
+        return self.settle(now)
+
+    def submitted(self, event: Submitted, now: float) -> ReplicaId | None:
+        """`Submitted`, for a driver in a hurry. Where the call goes, if that is decided at once."""
+        self.now = now
+        growing = self._ahead.taken(event.call, now) if self._ahead.calls else None
+        deadline = event.deadline
+        if deadline is not None and deadline <= now:
+            self._refuse(event.call, self._refusals.too_late(event.stage, self.waiting, now))
+            return None
+        waiting = self._waiting
+        if waiting.count >= self.limits.waiting_max:
+            self._refuse(event.call, self._refusals.overloaded(waiting.count))
+            return None
+        since = self._requests.joined(event.request, now)
+        due = since + self.limits.patience_s
+        if deadline is not None:
+            rest_s = event.rest_s
+            if rest_s is None:
+                rest_s = self.texts.expected_s(event.stage)
+            due = min(due, deadline - rest_s)
+        if event.priority:
+            due -= event.priority * self.limits.priority_s
+        if event.avoid is not None:
+            self._readable.complained(event.avoid, self._random, now)
+            self._dark.look(now)
+        flight = flight_of(event, growing, since, due)
+        self._flights[event.call] = flight
+        waiting.add(flight)
+        if not waiting.queue and self._rate is None and not self._next.slotted:
+            free = [replica for replica in self.replicas if replica.takes(now)]
+            if free:  # nobody is before it, and there is no reason to wait
+                return self._send(flight, free, now)
+        self._enqueue(flight, now)
+        return None
+
+    def began(self, call: CallId, replica: ReplicaId, now: float) -> None:
+        """`Began`, for a driver in a hurry."""
+        self.now = now
+        flight, sent = self._find(call, replica)
+        if flight is None or sent is None:
+            return
+        self.replicas[replica].begin(sent, now)
+        if sent.probe:
+            self._dark.lit()
+        if len(flight.tries) > 1:
+            self._drop_others(flight, sent, now)
+
+    def ended(
+        self, call: CallId, replica: ReplicaId, chars: int, usage: Usage | None, now: float
+    ) -> None:
+        """`Ended`, for a driver in a hurry."""
+        self.now = now
+        flight, sent = self._find(call, replica)
+        if flight is None or sent is None:
+            return
+        self._remove(flight)
+        usage, texts, state = (
+            believable(usage, flight.prompt.size),
+            self.texts,
+            self.replicas[replica],
+        )
+        tokens = texts.written(chars, usage)
+        state.finish(sent, tokens, usage, now)
+        if self._rate is not None:
+            read = texts.read(flight.prompt.size, usage)
+            self._rate.settle(sent.reserved, read + tokens, now)
+        if self._readable.counts:
+            self._readable.answered(replica)
+        self._end_try(flight, sent, now)
+        if flight.tries:
+            self._drop_others(flight, sent, now)
+        if usage is not None:
+            texts.told(usage, flight.prompt.size, chars)
+            state.cache.answered(sent.promised_bytes, usage, texts.tokens_per_byte.value)
+        if not flight.resumes:
+            texts.wrote(flight.stage, tokens, now - sent.sent_at)
+        try:
+            self._where.finished(flight.stage, sent, tokens, usage, now)
+        except Exception as error:  # the answer is there all the same: no refusal to be counted
+            failure = self._refusals.policy("observe", self.policy, error)
+            self._actions.append(Refuse(call, failure))
+
+    @property
+    def unsettled(self) -> bool:
+        """There may be something to do after what was told: `settle`, and look at `wake_at`."""
+        return bool(self._waiting.queue or self._actions or self._ahead.pending or self._hedges)
+
+    def settle(self, now: float) -> list[Action]:
+        """What is to be done, in its order, after what was told."""
+        if self._waiting.queue:
             self._dispatch(now)
         if self._ahead.pending and not self.waiting:
             self._actions += self._ahead.send(now)
-        return self._actions
+        actions, self._actions = self._actions, []
+        return actions
 
     def wake_at(self) -> float | None:
         """When time alone changes something next. None: only an event can."""
-        silent_at = self.peers.silent_at
-        if not (self.waiting or self._paused or self._hedges or self._ahead.pending):
-            return silent_at
-        times: list[float] = [] if silent_at is None else [silent_at]
-        if self._paused:
-            times.append(self._paused[0][0])
+        waiting = self._waiting
+        times = [self.peers.silent_at, waiting.pause_ends_at]
         if self._hedges:
             times.append(self._hedges[0][0])
-        if self._ahead.pending and not self.waiting:
-            at = self._ahead.wake_at(self.now)
-            times += [] if at is None else [at]
-        if self.waiting:
-            if self._deadlines:
-                times.append(self._deadlines[0][0])
-            if self._dark.ends_at is not None:
-                times.append(self._dark.ends_at)
-            if self._queue:
-                ready = (replica.ready_at(self.now) for replica in self.replicas)
-                times.extend(at for at in ready if at is not None)
-                if self._rate_at is not None:
-                    times.append(self._rate_at)
-                if self._next.until is not None:
-                    times.append(self._next.until)
-        return min(times) if times else None
+        if waiting.count:
+            times += (waiting.late_at, self._dark.ends_at)
+            if waiting.queue:
+                times += (replica.ready_at(self.now) for replica in self.replicas)
+                times += (self._rate_at, self._next.until)
+        elif self._ahead.pending:
+            times.append(self._ahead.wake_at(self.now))
+        return min((at for at in times if at is not None), default=None)
 
     def check(self) -> None:
         """Raise if C1, C3 or C4 does not hold, with the numbers that disagree."""
@@ -206,8 +286,8 @@ class CallPool:
         for replica in self.replicas:
             assert replica.sequences or not replica.prefill_tokens, replica.name
             replica.cache.index.check()
-        queued = any(self._is_waiting(entry[2]) for entry in self._queue)
         held = self._rate_at is not None or self._next.until is not None
+        queued = self._waiting.queued
         assert not (queued and not held and any(one.takes(self.now) for one in self.replicas))
         assert self._flights or not self._hedged
         self._requests.check(len(self._flights))
@@ -215,70 +295,15 @@ class CallPool:
     # --- Events
 
     def _submitted(self, event: Submitted, now: float) -> None:
-        growing = self._ahead.taken(event.call, now) if self._ahead.calls else None
-        deadline = event.deadline
-        if deadline is not None and deadline <= now:
-            self._refuse(event.call, self._refusals.too_late(event.stage, self.waiting, now))
-            return
-        if self.waiting >= self.limits.waiting_max:
-            self._refuse(event.call, self._refusals.overloaded(self.waiting))
-            return
-        since = self._requests.since(event.request, now)
-        due = since + self.limits.patience_s
-        if deadline is not None:
-            rest_s = event.rest_s
-            if rest_s is None:
-                rest_s = self.texts.expected_s(event.stage)
-            due = min(due, deadline - rest_s)
-        if event.priority:
-            due -= event.priority * self.limits.priority_s
-        if event.avoid is not None:
-            self._readable.complained(event.avoid, self._random, now)
-            self._dark.look(now)
-        flight = flight_of(event, growing, since, due)
-        self._flights[event.call] = flight
-        self._requests.joined(event.request)
-        self.waiting += 1
-        self._enqueue(flight, now)
-
-    def _began(self, event: Began, now: float) -> None:
-        flight, chosen = self._find(event)
-        if flight is None or chosen is None:
-            return
-        self.replicas[chosen.replica].begin(chosen, now)
-        if chosen.probe:
-            self._dark.lit()
-        self._drop_others(flight, chosen, now)
+        replica = self.submitted(event, now)
+        if replica is not None:
+            self._actions.append(Send(event.call, replica))
 
     def _ended(self, event: Ended, now: float) -> None:
-        flight, sent = self._find(event)
-        if flight is None or sent is None:
-            return
-        self._remove(flight)
-        usage, texts = believable(event.usage, flight.prompt.size), self.texts
-        tokens = texts.written(event.chars, usage)
-        self.replicas[event.replica].finish(sent, tokens, usage, now)
-        if self._rate is not None:
-            read = texts.read(flight.prompt.size, usage)
-            self._rate.settle(sent.reserved, read + tokens, now)
-        if self._readable.counts:
-            self._readable.answered(event.replica)
-        self._end_try(flight, sent, now)
-        self._drop_others(flight, sent, now)
-        if usage is not None:
-            texts.told(usage, flight.prompt.size, event.chars)
-            per_byte = texts.tokens_per_byte.value
-            self.replicas[event.replica].cache.answered(sent.promised_bytes, usage, per_byte)
-        if not flight.resumes:
-            texts.wrote(flight.stage, tokens, now - sent.sent_at)
-        try:
-            self._where.finished(flight.stage, sent, tokens, usage, now)
-        except Exception as error:  # the answer is there all the same: no refusal to be counted
-            failure = self._refusals.policy("observe", self.policy, error)
-            self._actions.append(Refuse(event.call, failure))
+        self.ended(event.call, event.replica, event.chars, event.usage, now)
 
     def _broke(self, event: Broke, now: float) -> None:
-        flight, sent = self._find(event)
+        flight, sent = self._find(event.call, event.replica)
         if flight is None or sent is None:
             return
         error = event.error
@@ -331,35 +356,28 @@ class CallPool:
 
     def _woke(self, event: Woke, now: float) -> None:
         self.peers.forget_silent(now)
-        while self._paused and self._paused[0][0] <= now:
-            entry = heappop(self._paused)
-            flight = self._flights.get(entry[2])
-            if flight is not None:
-                heappush(self._queue, (flight.due, entry[1], flight.call))
+        self._waiting.end_pauses(now)
         self._dispatch(now)
-        while self._deadlines and self._deadlines[0][0] <= now:
-            flight = self._flights.get(heappop(self._deadlines)[1])
-            if flight is not None and flight.waiting:
-                self._give_up(flight, self._refusals.too_late(flight.stage, self.waiting, now))
+        while (flight := self._waiting.late(now)) is not None:
+            self._give_up(flight, self._refusals.too_late(flight.stage, self.waiting, now))
         while self._hedges and self._hedges[0][0] <= now:
             _, call, replica = heappop(self._hedges)
             self._hedge(call, replica, now)
         if (gives_up_at := self._dark.ends_at) is not None and gives_up_at <= now:
-            for flight in [flight for flight in self._flights.values() if flight.waiting]:
+            for flight in self._waiting.all():
                 self._give_up(flight, self._nobody(flight, None))
 
     # --- Placing
 
     def _enqueue(self, flight: Flight, now: float) -> None:
         """The call waits in the queue, if only for a moment."""
-        self._number += 1
-        heappush(self._queue, (flight.due, self._number, flight.call))
+        self._waiting.enqueue(flight)
         self._dispatch(now)
-        self._watch_deadline(flight)
+        self._waiting.watch(flight)
 
     def _dispatch(self, now: float) -> None:
         """Send calls in their order, as long as a replica has room."""
-        queue, rate = self._queue, self._rate
+        queue, rate = self._waiting.queue, self._rate
         self._rate_at = self._next.until = None
         while queue:
             flight = self._flights.get(queue[0][2])
@@ -389,26 +407,33 @@ class CallPool:
                 flight = chosen
             else:
                 heappop(queue)
-            if len(free) < len(self.replicas) and flight.prompt.blocks:
-                prompt = flight.prompt
-                free = [
-                    one
-                    for one in self.replicas
-                    if one in free or one.takes_warm(prompt.blocks, prompt.size, now)
-                ]
-            if flight.home is not None:
-                free = follow(flight.home, free)
-            if flight.tried:
-                untried = [one for one in free if not flight.tried >> one.replica & 1]
-                free = untried or free
-            self._send(flight, free, now)
+            replica = self._send(flight, free, now)
+            if replica is not None:
+                self._actions.append(Send(flight.call, replica))
 
     def _cost(self, flight: Flight) -> float:
         """The tokens to reserve for a call."""
         return self.texts.cost_max(flight.prompt.size, flight.stage, flight.max_tokens)
 
-    def _send(self, flight: Flight, free: Sequence[ReplicaState], now: float) -> None:
-        """Let the policy choose among replicas with room."""
+    def _send(self, flight: Flight, free: list[ReplicaState], now: float) -> ReplicaId | None:
+        """Let the policy choose among replicas that take calls, and those that take this one. None:
+        the policy failed, and the call with it."""
+        if len(free) < len(self.replicas) and flight.prompt.blocks:
+            prompt = flight.prompt
+            free = [
+                one
+                for one in self.replicas
+                if one in free or one.takes_warm(prompt.blocks, prompt.size, now)
+            ]
+        if flight.home is not None:
+            free = follow(flight.home, free)
+        if flight.tried:
+            untried = [one for one in free if not flight.tried >> one.replica & 1]
+            free = untried or free
+        return self._place(flight, free, now)
+
+    def _place(self, flight: Flight, free: Sequence[ReplicaState], now: float) -> ReplicaId | None:
+        """Let the policy choose among these replicas. None: it failed, and the call with it."""
         per_byte = self.texts.tokens_per_byte.value
         blocks = flight.prompt.blocks
         facts = Facts(
@@ -427,17 +452,16 @@ class CallPool:
         except Exception as error:
             if not flight.tries:
                 self._give_up(flight, self._refusals.policy(verb, self.policy, error))
-            return
+            return None
         sent = replica.send(blocks, facts, cached, per_byte, now)
         flight.tries.append(sent)
         if self._rate is not None:
             sent.reserved = self._rate.reserve(self._cost(flight), now)
         if flight.waiting:
-            flight.waiting = False
-            self.waiting -= 1
+            self._waiting.sent(flight)
             if self.hedge_s is not None and len(self.replicas) > 1:
                 heappush(self._hedges, (now + self.hedge_s, flight.call, replica.replica))
-        self._actions.append(Send(flight.call, replica.replica))
+        return replica.replica
 
     def _hedge(self, call: CallId, replica: ReplicaId, now: float) -> None:
         """Nothing came yet: let a second replica race with the first, if hedges are few."""
@@ -454,9 +478,11 @@ class CallPool:
             return
         free = [one for one in self.replicas if one.replica != replica and one.takes(now)]
         if free and (self._rate is None or self._rate.fits_at(self._cost(flight), now) <= now):
-            self._send(flight, free, now)
-            self._hedged += len(flight.tries) - 1
-            self.counts.hedged += len(flight.tries) - 1
+            second = self._place(flight, free, now)
+            if second is not None:
+                self._hedged += 1
+                self.counts.hedged += 1
+                self._actions.append(Send(call, second))
 
     # --- After a failure
 
@@ -470,7 +496,7 @@ class CallPool:
             return
         flight.prompt, flight.max_tokens = event.rest, event.rest_tokens
         flight.tried, flight.failures = 1 << event.replica, 0
-        self._wait(flight)
+        self._waiting.add(flight)
         self._enqueue(flight, now)
 
     def _try_later(self, flight: Flight, error: EngineError, now: float) -> None:
@@ -483,7 +509,7 @@ class CallPool:
         if self._takes_again_at(now) > flight.busy_since + self.limits.busy_wait_max_s:
             self._give_up(flight, self._refusals.too_busy(flight.stage, now, error))
             return
-        self._wait(flight)
+        self._waiting.add(flight)
         self._enqueue(flight, now)
 
     def _takes_again_at(self, now: float) -> float:
@@ -494,7 +520,7 @@ class CallPool:
     def _give_up_held(self, now: float) -> None:
         """No replica takes calls: if all want to be left alone for too long, nobody waits."""
         if self._takes_again_at(now) > now + self.limits.busy_wait_max_s:
-            for flight in [flight for flight in self._flights.values() if flight.waiting]:
+            for flight in self._waiting.all():
                 self._give_up(flight, self._refusals.too_busy(flight.stage, now))
 
     def _try_elsewhere(self, flight: Flight, event: Broke, now: float) -> None:
@@ -507,14 +533,13 @@ class CallPool:
         if flight.failures >= self.limits.tries_max and not untried:
             self._give_up(flight, self._nobody(flight, event.error))
             return
-        self._wait(flight)
+        self._waiting.add(flight)
         if untried:
             self._enqueue(flight, now)
             return
         pause = self.limits.retry_s * 2.0 ** (flight.failures - 1) * (1 + self._random.random())
-        self._number += 1
-        heappush(self._paused, (now + pause, self._number, flight.call))
-        self._watch_deadline(flight)
+        self._waiting.pause(flight, now + pause)
+        self._waiting.watch(flight)
 
     def _nobody(self, flight: Flight, last: EngineError | None) -> EngineError:
         tries = (flight.failures, flight.turned_away, flight.resumes)
@@ -530,30 +555,14 @@ class CallPool:
         self.counts.refuse(error)
         self._actions.append(Refuse(call, error))
 
-    def _wait(self, flight: Flight) -> None:
-        flight.waiting = True
-        self.waiting += 1
-
-    def _find(self, event: Began | Ended | Broke) -> tuple[Flight | None, Try | None]:
-        """The try that an event is about; none if the call is gone or the try was dropped."""
-        flight = self._flights.get(event.call)
+    def _find(self, call: CallId, replica: ReplicaId) -> tuple[Flight | None, Try | None]:
+        """The try that is spoken of; none if the call is gone or the try was dropped."""
+        flight = self._flights.get(call)
         if flight is not None:
             for sent in flight.tries:
-                if sent.replica == event.replica:
+                if sent.replica == replica:
                     return flight, sent
         return None, None
-
-    def _is_waiting(self, call: CallId) -> bool:
-        flight = self._flights.get(call)
-        return flight is not None and flight.waiting
-
-    def _watch_deadline(self, flight: Flight) -> None:
-        if flight.waiting and flight.deadline is not None:
-            heappush(self._deadlines, (flight.deadline, flight.call))
-            if len(self._deadlines) > 2 * self.waiting + 64:
-                # A call that was turned away has an entry for each time.
-                living = {entry for entry in self._deadlines if self._is_waiting(entry[1])}
-                self._deadlines[:] = sorted(living)  # which is a heap
 
     def _end_try(self, flight: Flight, sent: Try, now: float) -> None:
         if len(flight.tries) == 2:
@@ -563,22 +572,15 @@ class CallPool:
 
     def _drop_others(self, flight: Flight, winner: Try, now: float) -> None:
         """One of a hedged pair is ahead; the other has lost."""
-        if not flight.tries or flight.tries == [winner]:
-            return  # nearly always
         for sent in tuple(flight.tries):
             if sent is not winner:
                 self._end_try(flight, sent, now)
                 self._actions.append(Drop(flight.call, sent.replica))
 
     def _forget(self, flight: Flight) -> None:
-        """The call is gone. Its queue entry stays, but such entries never outnumber the living."""
+        """The call is gone."""
         self._remove(flight)
-        if flight.waiting:
-            flight.waiting = False
-            self.waiting -= 1
-            if len(self._queue) > 2 * self.waiting + 64:
-                self._queue[:] = [entry for entry in self._queue if self._is_waiting(entry[2])]
-                heapify(self._queue)
+        self._waiting.gone(flight)
 
     def _remove(self, flight: Flight) -> None:
         del self._flights[flight.call]

@@ -72,7 +72,8 @@ def read(call: Call, *, hashed: bool = True) -> Prompt:
     if isinstance(call, Measured):
         return call.prompt
     data, parts = _render(call)
-    return Prompt(chain(data) if hashed else (), len(data) + parts * PART_BYTES)
+    size = len(data)
+    return Prompt(chain(data) if hashed and size >= STEP_BYTES else (), size + parts * PART_BYTES)
 
 
 def chain(data: bytes) -> tuple[int, ...]:
@@ -114,11 +115,11 @@ def _render(call: Call) -> tuple[bytes, int]:
     parts = 0
     for message in call.messages:
         content = message.get("content")
-        pieces.append(f"\x1e{message.get('role', '')}\x1f")
         if isinstance(content, str):
-            pieces.append(content)
-        elif content is not None:
-            for part in content:
+            pieces.append(f"\x1e{message.get('role', '')}\x1f{content}")
+        else:
+            pieces.append(f"\x1e{message.get('role', '')}\x1f")
+            for part in content or ():
                 text = _text(part)
                 parts += text is None
                 pieces.append(f"\x1f{crc32(repr(part).encode())}" if text is None else text)

@@ -167,6 +167,8 @@ class ReplicaState:
         """Of its room, the part that is this pool's by its demand."""
         self.sequences_limit = float(min(limits.sequences_start, limits.sequences_max))
         self.cache = PromptCache(limits.cache_tokens * 4)
+        self.seen = Candidate(replica, name)
+        """It, as a policy was shown it last."""
         self.speed = speed
         self.slowness = Mean(1.0)
         """Its times, as a multiple of the pool's lines."""
@@ -188,7 +190,8 @@ class ReplicaState:
         """When the probe that is under way was sent."""
         self._cut_at = 0.0
         self._slow_start = True
-        self._changed_at = 0.0
+        self.changed_at = 0.0
+        """When a call came or went, or its room was changed by other pools."""
         self._area = 0.0
         """Integral of `sequences` over time: its difference gives the mean over any interval."""
         self._read = 0.0
@@ -202,12 +205,12 @@ class ReplicaState:
 
     def takes(self, now: float) -> bool:
         """Would one more call be started on soon?"""
-        waits = self.prefill_tokens + self.peers.prefill_tokens
+        peers = self.peers
+        waits = self.prefill_tokens + peers.prefill_tokens
         # Below the least limit there is no need to compute it.
-        small = waits < self.limits.prefill_tokens_min or waits < self.prefill_limit
-        if not small and self.share < 1.0:
-            small = self.prefill_tokens < self.share * self.prefill_limit
-        return small and self._serves(now)
+        if waits >= self.limits.prefill_tokens_min and not self._reads_soon(waits):
+            return False
+        return self._serves(now)
 
     def takes_warm(self, blocks: Sequence[int], size: int, now: float) -> bool:
         """Would it take a call of which it knows most of the prompt?
@@ -238,6 +241,11 @@ class ReplicaState:
             return 0.0
         return min(HOME_PATIENCE * self.prefill_s * tokens, self.limits.home_wait_max_s)
 
+    def _reads_soon(self, waits: float) -> bool:
+        """So many tokens, its own and others', would not keep one more prompt waiting for long."""
+        limit = self.prefill_limit
+        return waits < limit or (self.share < 1.0 and self.prefill_tokens < self.share * limit)
+
     def _serves(self, now: float) -> bool:
         if self.open_until is not None and (self.probed_at is not None or now < self.open_until):
             return False
@@ -267,7 +275,7 @@ class ReplicaState:
 
     def trust(self, now: float) -> float:
         """How much of its measured slowness still counts: 1, or less after long idleness."""
-        idle_s = now - self._changed_at
+        idle_s = now - self.changed_at
         return 1.0 if idle_s <= STALE_S else 0.5 ** (idle_s / STALE_S - 1.0)
 
     # --- Life of a try
@@ -318,7 +326,8 @@ class ReplicaState:
 
     def leave(self, sent: Try, now: float) -> None:
         """The try is over, whatever the reason."""
-        self._pass(now)
+        if now != self.changed_at:
+            self._pass(now)
         self.sequences -= 1
         self.weight = max(0.0, self.weight - sent.weight)
         if sent.slot is not None:
@@ -487,42 +496,35 @@ class ReplicaState:
             other.slowness = Mean(self.slowness.value)
 
     def _pass(self, now: float) -> None:
-        self._area += (self.sequences + self.peers.sequences) * (now - self._changed_at)
-        self._changed_at = now
+        self._area += (self.sequences + self.peers.sequences) * (now - self.changed_at)
+        self.changed_at = now
 
 
 def candidates_of(
     replicas: Sequence[ReplicaState], blocks: Sequence[int], tokens_per_byte: float
 ) -> list[Candidate]:
     """Replicas of one pool, as a policy sees them for a prompt with these blocks."""
-    first, step = replicas[0].speed.first, replicas[0].speed.step
+    speed = replicas[0].speed
+    prefill_s, step_s, rise_s = speed.first.slope, speed.step.intercept, speed.step.slope
     found: list[Candidate] = []
     for one in replicas:
-        peers, index, slowness = one.peers, one.cache.index, one.slowness.value
+        seen, peers, index, slowness = one.seen, one.peers, one.cache.index, one.slowness.value
         running = one.sequences + one.others + peers.sequences
-        cached = matched_bytes(index.match(blocks)) * tokens_per_byte if blocks else 0.0
-        found.append(
-            Candidate(
-                one.replica,
-                one.name,
-                round(running),
-                one.prefill_tokens + peers.prefill_tokens,
-                cached,
-                index.free_bytes * tokens_per_byte,
-                first.slope * slowness,
-                (step.intercept + step.slope * (running + 1)) * slowness,
-                step.slope * slowness,
-                # Of the others nothing is known, so they count in full.
-                one.weight + peers.weight + one.others,
-            )
-        )
+        seen.sequences = round(running)
+        seen.prefill_tokens = one.prefill_tokens + peers.prefill_tokens
+        seen.cached_tokens = matched_bytes(index.match(blocks)) * tokens_per_byte if blocks else 0.0
+        seen.free_tokens = index.free_bytes * tokens_per_byte
+        seen.prefill_s = prefill_s * slowness
+        seen.step_s = (step_s + rise_s * (running + 1)) * slowness
+        seen.step_rise_s = rise_s * slowness
+        # Of the others nothing is known, so they count in full.
+        seen.weight = one.weight + peers.weight + one.others
+        found.append(seen)
     return found
 
 
 def forgive(replicas: Sequence[ReplicaState], candidates: Sequence[Candidate], now: float) -> None:
     """Let replicas that have long been idle look less slow, up to the best of the others."""
-    if now - min([replica._changed_at for replica in replicas]) <= STALE_S:
-        return  # nearly always
     for replica, candidate in zip(replicas, candidates, strict=True):
         if not replica.sequences and (trust := replica.trust(now)) < 1.0:
             step_s = min(one.step_s for one in candidates)

@@ -4,8 +4,9 @@ The pool decides *which* call is next (see `pool.py`) and asks its policy *where
 verbs: `choose` one of the replicas that have room, and `observe` what came of it. It never sees
 prompts, sockets or the pool: only numbers that the pool has measured or expects.
 
-What a policy sees are values: they are made for one choice and nobody looks at them afterwards.
-(They are not frozen because freezing makes them four times as dear, for each replica and call.)
+What a policy sees are values, for one choice: candidates are the pool's own and filled in anew for
+the next one, so that a choice among many replicas makes no objects. A policy that wants to remember
+something of them notes the numbers.
 
 Always true of a policy:
     Y1  `choose` returns an index into the candidates and changes nothing
@@ -49,21 +50,21 @@ class Candidate:
 
     replica: ReplicaId
     name: str
-    sequences: int
+    sequences: int = 0
     """Calls under way there: those this pool sent, and those of others as far as reported."""
-    prefill_tokens: float
+    prefill_tokens: float = 0.0
     """Prompt tokens sent there, not in its cache, of calls that have not begun to answer."""
-    cached_tokens: float
+    cached_tokens: float = 0.0
     """Tokens of *this* call's prompt that it is expected to have in its cache."""
-    free_tokens: float
+    free_tokens: float = 0.0
     """Tokens that its cache can take before it must forget something."""
-    prefill_s: float
+    prefill_s: float = 0.0
     """Measured seconds to read one prompt token that is not cached."""
-    step_s: float
+    step_s: float = 0.0
     """Measured seconds to write one token, with the present calls and this one."""
-    step_rise_s: float
+    step_rise_s: float = 0.0
     """Seconds by which one more call makes every token of all calls there later."""
-    weight: float
+    weight: float = 0.0
     """The sum of the weights of the calls under way there."""
 
 

@@ -13,15 +13,20 @@ from random import Random
 
 from .calls import Usage
 from .learning import Texts
-from .replicas import ReplicaState, Try, candidates_of, forgive
+from .replicas import STALE_S, ReplicaState, Try, candidates_of, forgive
 from .scheduling import Facts, Finished, Placed, Policy, ReplicaId, learns
 
 
 class Where:
     """The policy of one pool, and what it is asked with."""
 
-    def __init__(self, policy: Policy, texts: Texts, random: Random) -> None:
+    def __init__(
+        self, policy: Policy, replicas: Sequence[ReplicaState], texts: Texts, random: Random
+    ) -> None:
         self.policy = policy
+        self._replicas = replicas
+        self._stale_at = STALE_S
+        """Before then no replica has been idle for long."""
         self._learns = learns(policy)
         self._texts = texts
         self._random = random
@@ -31,7 +36,9 @@ class Where:
     ) -> tuple[ReplicaState, float]:
         """The replica that the policy chooses, and how many tokens of the prompt it has."""
         candidates = candidates_of(free, blocks, self._texts.tokens_per_byte.value)
-        forgive(free, candidates, now)
+        if now > self._stale_at:
+            self._stale_at = min(one.changed_at for one in self._replicas) + STALE_S
+            forgive(free, candidates, now)
         index = self.policy.choose(candidates, facts, now, self._random)
         if not isinstance(index, int) or not 0 <= index < len(candidates):
             raise IndexError(f"it chose {index!r} of {len(candidates)} candidates")

@@ -30,7 +30,6 @@ from ..core.pool_events import (
     Broke,
     CacheFacts,
     Drop,
-    Ended,
     Event,
     Heard,
     Left,
@@ -155,7 +154,9 @@ class Pool(Encodes):
         try:
             while not is_full(reader.asked):
                 if self._reads and not reader.given:
-                    reader.replica = await self._placed(reader)
+                    if not reader.sends or self._closed:
+                        await self._sent(reader)
+                    reader.replica = reader.sends.pop(0)
                     try:
                         await self._reads[reader.replica](
                             reader.asked, reader.take_by(take, self._begin)
@@ -277,7 +278,8 @@ class Pool(Encodes):
     async def _open(self, reader: PoolReader) -> AsyncGenerator[Delta, None]:
         """The pieces from the replica where the core sends the call; waits until it does."""
         while True:
-            replica = await self._placed(reader)
+            await self._sent(reader)
+            replica = reader.sends.pop(0)
             if self._core.hedge_s is None:
                 reader.replica = replica
                 return self._pieces(reader, replica)
@@ -286,15 +288,15 @@ class Pool(Encodes):
                 reader.replica = opened.replica
                 return _again(opened)
 
-    async def _placed(self, reader: PoolReader) -> ReplicaId:
-        """Where the core sends the call; waits until it does."""
+    async def _sent(self, reader: PoolReader) -> None:
+        """Wait until the core has sent the call somewhere."""
         while True:
             if self._closed:
                 raise self._closed_error()
             if reader.error is not None:
                 raise reader.error
             if reader.sends:
-                return reader.sends.pop(0)
+                return
             reader.waiter = asyncio.get_running_loop().create_future()
             await reader.waiter
 
@@ -307,7 +309,10 @@ class Pool(Encodes):
     def _begin(self, reader: PoolReader) -> None:
         """The first piece of a try is there."""
         reader.writing = True
-        self._tell(Began(reader.number, reader.replica))
+        now = asyncio.get_running_loop().time()
+        self._core.began(reader.number, reader.replica, now)
+        if self._core.unsettled:
+            self._settle(now)
 
     def _finish(self, reader: PoolReader) -> None:
         """A try came to its end. If it said nothing, or not why it ended, that is an error."""
@@ -384,19 +389,23 @@ class Pool(Encodes):
             raise self._closed_error()
         reader = PoolReader(self._number_of(call), call)
         self._readers[reader.number] = reader
-        self._tell(
-            Submitted(
-                reader.number,
-                read(call, hashed=self._core.uses_prefix),
-                call.stage,
-                call.request,
-                call.deadline,
-                call.max_tokens,
-                self._named(call.avoid) if call.avoid else None,
-                call.priority,
-                call.rest_s,
-            )
+        now = asyncio.get_running_loop().time()
+        event = Submitted(
+            reader.number,
+            read(call, hashed=self._core.uses_prefix),
+            call.stage,
+            call.request,
+            call.deadline,
+            call.max_tokens,
+            self._named(call.avoid) if call.avoid else None,
+            call.priority,
+            call.rest_s,
         )
+        replica = self._core.submitted(event, now)
+        if replica is not None:
+            reader.sends.append(replica)
+        if self._core.unsettled:
+            self._settle(now)
         return reader
 
     def _named(self, name: str) -> ReplicaId | None:
@@ -450,14 +459,24 @@ class Pool(Encodes):
         last = as_delta(part[-1]) if part else None
         if reader.writing and last is not None and (reader.finished or last.finish_reason):
             chars = sum(map(len, part))
-            self._tell(Ended(reader.number, reader.replica, chars, last.usage))
+            now = asyncio.get_running_loop().time()
+            self._core.ended(reader.number, reader.replica, chars, last.usage, now)
+            if self._core.unsettled:
+                self._settle(now)
         else:
             self._tell(Left(reader.number))
 
     def _tell(self, event: Event) -> None:
         """Let the core decide, and do what it says."""
         loop = asyncio.get_running_loop()
-        for action in self._core.handle(event, loop.time()):
+        self._do(self._core.handle(event, loop.time()), loop)
+
+    def _settle(self, now: float) -> None:
+        """Do what follows from what the core was told."""
+        self._do(self._core.settle(now), asyncio.get_running_loop())
+
+    def _do(self, actions: Sequence[Action], loop: asyncio.AbstractEventLoop) -> None:
+        for action in actions:
             reader = self._readers.get(action.call)
             if reader is None:
                 self._without_reader(action, loop)

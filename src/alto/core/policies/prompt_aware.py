@@ -45,13 +45,11 @@ def costs(candidates: Sequence[Candidate], facts: Facts) -> list[float]:
         prefill_s, others = one.prefill_s, one.weight
         uncached = prompt_tokens - one.cached_tokens
         reading = prefill_s * uncached
-        waiting = prefill_s * one.prefill_tokens
-        writing = output_tokens * one.step_s
+        alone = prefill_s * one.prefill_tokens + reading + output_tokens * one.step_s
         harm = others * (reading + output_tokens * one.step_rise_s)
-        total = weight * (waiting + reading + writing) + harm
-        evicted = uncached - one.free_tokens
-        if evicted > 0.0:
-            total += (others + weight) * (prefill_s * evicted)
+        total = weight * alone + harm
+        if uncached > one.free_tokens:
+            total += (others + weight) * (prefill_s * (uncached - one.free_tokens))
         found.append(total)
     return found
 

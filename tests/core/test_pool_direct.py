@@ -1,0 +1,119 @@
+"""A driver may tell a pool of most calls without events: what comes of it is the same."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+
+from alto.core.calls import Usage
+from alto.core.pool import CallPool
+from alto.core.pool_events import (
+    Action,
+    Began,
+    Broke,
+    Drop,
+    Ended,
+    Event,
+    Left,
+    Refuse,
+    Send,
+    Submitted,
+    Woke,
+)
+from alto.core.prefix import Prompt, chain
+from alto.core.rate import rate_of
+from alto.core.replicas import Limits
+from alto.core.scheduling import CallId, ReplicaId
+from alto.errors import EngineError
+
+
+def by_events(core: CallPool, event: Event, now: float) -> list[Action]:
+    return core.handle(event, now)
+
+
+def directly(core: CallPool, event: Event, now: float) -> list[Action]:
+    actions: list[Action] = []
+    if isinstance(event, Submitted):
+        replica = core.submitted(event, now)
+        if replica is not None:
+            actions.append(Send(event.call, replica))
+    elif isinstance(event, Began):
+        core.began(event.call, event.replica, now)
+    elif isinstance(event, Ended):
+        core.ended(event.call, event.replica, event.chars, event.usage, now)
+    else:
+        return core.handle(event, now)
+    return actions + core.settle(now) if core.unsettled else actions
+
+
+def story(tell: Any, options: dict[str, Any], seed: int) -> list[str]:
+    """The actions of a pool in a life of chance, one by one, in words."""
+    luck = Random(seed)
+    limits = Limits(sequences_start=2, waiting_max=12, prefill_tokens_min=300, open_s=0.3)
+    core = CallPool("chat", ["a", "b", "c"], random=Random(seed), limits=limits, **options)
+    writing: dict[tuple[CallId, ReplicaId], bool] = {}
+    told: list[str] = []
+    now, number = 0.0, 0
+    for _ in range(300):
+        now += luck.expovariate(20.0)
+        event: Event
+        lot = luck.random()
+        if not writing or lot < 0.4:
+            number += 1
+            text = bytes(luck.choices(range(3), k=1)) * luck.choice([40, 600, 3000])
+            event = Submitted(
+                CallId(number),
+                Prompt(chain(text), len(text)),
+                luck.choice(["one", "two"]),
+                luck.choice(["", "q1", "q2"]),
+                luck.choice([None, now + luck.uniform(-0.05, 1.0)]),
+                luck.choice([None, 50]),
+                luck.choice([None, None, None, ReplicaId(1)]),
+                luck.choice([0, 0, 1]),
+            )
+        elif lot < 0.45:
+            event = Woke()
+        else:
+            call, replica = luck.choice(sorted(writing))
+            began = writing[call, replica]
+            if lot < 0.52:
+                event = Left(call)
+                writing = {key: value for key, value in writing.items() if key[0] != call}
+            elif lot < 0.6:
+                event = Broke(call, replica, EngineError("gone"))
+                del writing[call, replica]
+            elif not began:
+                event = Began(call, replica)
+                writing[call, replica] = True
+            else:
+                event = Ended(call, replica, 80, luck.choice([None, Usage(150, 20, 64)]))
+                del writing[call, replica]
+        actions = tell(core, event, now)
+        core.check()
+        told.append(str(actions))
+        for action in actions:
+            if isinstance(action, Send):
+                writing[action.call, action.replica] = False
+            elif isinstance(action, Drop):
+                del writing[action.call, action.replica]
+            elif isinstance(action, Refuse):
+                writing = {key: on for key, on in writing.items() if key[0] != action.call}
+    return told
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"policy": "least-outstanding"}, {"hedge_s": 0.05}, {"rate": (600, 60_000)}],
+    ids=["prompt-aware", "least-outstanding", "hedged", "rated"],
+)
+def test_without_events_the_same_is_decided(options: dict[str, Any], seed: int) -> None:
+    def made() -> dict[str, Any]:
+        rate = options.get("rate")
+        return options if rate is None else {**options, "rate": rate_of(*rate)}
+
+    told = story(by_events, made(), seed)
+    assert told == story(directly, made(), seed)
+    assert any("Send" in actions for actions in told)
