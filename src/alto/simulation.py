@@ -9,7 +9,7 @@
 hour of load takes as long as its work takes, and the same seed gives the same report. Engines
 must live in this process (`alto.Simulated`, `alto.Recorded`). Blocking stages run inline and take
 no time, unless `durations` says how many seconds each takes; a blocking stage that reads a stream
-gets it whole.
+gets it whole. `durations` of asynchronous stages come on top of what they wait for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import asyncio
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeGuard
 
@@ -29,6 +29,8 @@ from .orchestrators import Orchestrators
 from .pipeline import Pipeline
 from .runtime.embedded import Request, Runtime
 from .runtime.threads import start_thread
+from .settings import whole
+from .stages import LM
 from .testing.loop import run as run_virtual
 
 __all__ = ["EngineReport", "Poisson", "Report", "RequestReport", "Trace", "simulate"]
@@ -48,6 +50,10 @@ def _above_0(given: object) -> bool:
     return _is_number(given) and given > 0
 
 
+def _is_whole(given: object) -> TypeGuard[int]:
+    return isinstance(given, int) and not isinstance(given, bool)
+
+
 def _is_number(given: object) -> TypeGuard[float]:
     return isinstance(given, int | float) and not isinstance(given, bool)
 
@@ -60,8 +66,10 @@ class Poisson:
     seed: int = 0
 
     def times(self) -> Iterator[float]:
-        if not _above_0(self.rate):
+        # At an infinite rate time would stand still, and requests would come for ever.
+        if not _above_0(self.rate) or not _is_time(self.rate):
             raise ConfigError(f"Poisson: rate={self.rate!r}, expected requests per second above 0.")
+        whole("Poisson: seed", self.seed, None)
         rng = random.Random(self.seed)
         now = 0.0
         while True:
@@ -71,21 +79,23 @@ class Poisson:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Arrivals at recorded times in seconds, `speed` times as fast."""
+    """Arrivals at recorded times, `speed` times as fast: seconds from the start, in any order."""
 
     at: Sequence[float]
     speed: float = 1.0
 
     def times(self) -> Iterator[float]:
-        wrong = next((at for at in self.at if not _is_time(at)), None)
-        if wrong is not None:
-            raise ConfigError(f"Trace: at has {wrong!r}, expected times in seconds.")
+        if isinstance(self.at, str | bytes) or not isinstance(self.at, Collection):
+            raise ConfigError(f"Trace: at is {self.at!r}, expected a list of times in seconds.")
+        for at in self.at:
+            if not _is_time(at) or at < 0:
+                raise ConfigError(
+                    f"Trace: at has {at!r}, expected times in seconds from the start, 0 or more."
+                )
         if not _above_0(self.speed):
             raise ConfigError(f"Trace: speed={self.speed!r}, expected a number above 0.")
-        ordered = sorted(self.at)
-        first = ordered[0] if ordered else 0.0
-        for at in ordered:
-            yield (at - first) / self.speed
+        for at in sorted(self.at):
+            yield at / self.speed
 
 
 @dataclass(slots=True)
@@ -182,7 +192,7 @@ class Report:
 
 
 def _percentile(values: Iterable[float], percentile: float) -> float:
-    if not 0 <= percentile <= 100:
+    if not _is_number(percentile) or not 0 <= percentile <= 100:
         raise ConfigError(f"a percentile is between 0 and 100; got {percentile!r}.")
     ordered = sorted(values)
     if not ordered:
@@ -211,7 +221,8 @@ def simulate(
         inputs: the argument of each request, from the start again when they run out; a tuple is
             several arguments, a dict keyword arguments.
         streaming: False puts a barrier after every stage.
-        durations: seconds that a blocking stage takes, by name.
+        durations: seconds that a stage takes, by name; one that is asynchronous takes them beside
+            what it waits for itself.
         timeout: the time of each request.
         progress: called with (virtual seconds, finished requests) after each request.
         orchestrators: so many runtimes take the requests in turn and share the replicas of all
@@ -219,19 +230,24 @@ def simulate(
             against one that knows all.
         exchange_s: how often they do so, and how old it is when it arrives; None: never.
     """
-    given = list(inputs)
-    wrong = _mistake(pipeline, given, arrivals, duration, durations or {}, timeout)
+    wrong = (
+        _wrong_pipeline(pipeline, durations or {})
+        or _wrong_load(inputs, arrivals, duration, timeout)
+        or _wrong_orchestrators(orchestrators, exchange_s)
+        or _wrong_engines(pipeline, config)
+    )
     if wrong is not None:
-        raise ConfigError(f"simulate({pipeline.name}): {wrong}")
+        name = pipeline.name if isinstance(pipeline, Pipeline) else pipeline
+        raise ConfigError(f"simulate({name}): {wrong}")
+    given = list(inputs)
+    if not given:
+        raise ConfigError(
+            f"simulate({pipeline.name}): inputs is empty; expected one argument or more."
+        )
     Runtime(config).check(pipeline)
     for each in given:
         args, kwargs = _arguments(each)
         pipeline.bind(args, kwargs)
-    if orchestrators < 1 or (exchange_s is not None and not exchange_s > 0):
-        raise ConfigError(
-            f"simulate({pipeline.name}): orchestrators={orchestrators!r}, "
-            f"exchange_s={exchange_s!r}; expected at least one, and seconds above 0 or None."
-        )
     load = _Load(
         pipeline,
         given,
@@ -253,29 +269,62 @@ def simulate(
     return report
 
 
-def _mistake(
-    pipeline: Pipeline[Any, Any],
-    inputs: list[Any],
-    arrivals: Any,
-    duration: float,
-    durations: Mapping[str, float],
-    timeout: float | None,
-) -> str | None:
-    """What is wrong with a simulation as it was asked for."""
-    if not inputs:
-        return "inputs is empty; expected one argument or more."
+def _wrong_pipeline(pipeline: Any, durations: Mapping[str, float]) -> str | None:
+    """What is wrong with the pipeline, and the times of its stages, as they were given."""
+    if not isinstance(pipeline, Pipeline):
+        return "expected a pipeline, a function with @pipeline."
+    stages = {use.stage.name: use.stage for use in pipeline.graph.uses if use.stage}
+    unknown = sorted(set(durations) - set(stages))
+    if unknown:
+        return f"durations names {unknown}, which are no stages of it."
+    for name, seconds in durations.items():
+        if not _is_time(seconds) or seconds < 0:
+            return f"durations has {seconds!r} for {name}, expected seconds, 0 or more."
+        if isinstance(stages[name], LM):
+            return (
+                f"durations names {name}, an LM stage: its engine says how long it takes. Leave it "
+                "out, or give the engine another profile or speed."
+            )
+    return None
+
+
+def _wrong_load(inputs: Any, arrivals: Any, duration: Any, timeout: Any) -> str | None:
+    """What is wrong with the load as it was asked for."""
+    if isinstance(inputs, str | bytes | Mapping) or not isinstance(inputs, Iterable):
+        return f"inputs is {inputs!r}, expected a list with the argument of each request."
     if not callable(getattr(arrivals, "times", None)):
         return f"arrivals={arrivals!r}, expected Poisson(...), Trace(...) or what has times()."
     if not _above_0(duration):
         return f"duration={duration!r}, expected seconds above 0."
+    if isinstance(arrivals, Poisson) and duration == math.inf:
+        return f"duration={duration!r}, and Poisson arrivals never end. Expected seconds."
     if timeout is not None and not _above_0(timeout):
         return f"timeout={timeout!r}, expected seconds above 0."
-    unknown = sorted(set(durations) - {use.stage.name for use in pipeline.graph.uses if use.stage})
-    if unknown:
-        return f"durations names {unknown}, which are no stages of it."
-    for stage, seconds in durations.items():
-        if not _is_time(seconds) or seconds < 0:
-            return f"durations has {seconds!r} for {stage}, expected seconds, 0 or more."
+    return None
+
+
+def _wrong_orchestrators(count: Any, exchange_s: Any) -> str | None:
+    if _is_whole(count) and count >= 1 and (exchange_s is None or _above_0(exchange_s)):
+        return None
+    return (
+        f"orchestrators={count!r}, exchange_s={exchange_s!r}; expected at least one, and seconds "
+        "above 0 or None."
+    )
+
+
+def _wrong_engines(pipeline: Pipeline[Any, Any], config: Any) -> str | None:
+    """What is wrong with the engines of its LM stages, where there are any."""
+    from .engines.openai import OpenAI
+
+    if not isinstance(config, Config):
+        return f"config is {config!r}, expected alto.Config(...)."
+    for use in pipeline.graph.uses:
+        for name in config.engines_of(use.stage) if isinstance(use.stage, LM) else ():
+            if isinstance(config.engines.get(name), OpenAI):
+                return (
+                    f"engine {name} is alto.OpenAI, and servers do not answer on virtual time. "
+                    "Give alto.Simulated(...) or alto.Recorded(...) in its place."
+                )
     return None
 
 
@@ -330,6 +379,12 @@ class _Load:
                 report = RequestReport(loop.time() - start)
                 requests.append(report)
                 tasks.append(loop.create_task(self._one(next(runtimes), next(feed), report, start)))
+            if not requests and isinstance(arrivals, Trace) and len(arrivals.at):
+                raise ConfigError(
+                    f"Trace: its first time is {min(arrivals.at)} at speed {arrivals.speed}, and "
+                    f"duration is {duration} s, so nothing comes. Times are seconds from the "
+                    "start: take the first off them all, if they are another clock's."
+                )
             for task in tasks:
                 await task
             engines = {name: _engine(each) for name, each in several.replicas().items()}

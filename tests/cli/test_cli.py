@@ -84,6 +84,7 @@ def test_run_uses_the_configuration(tmp_path: Path) -> None:
     ("args", "message"),
     [
         (["run", "nowhere:x"], "error: nowhere:x: there is no module nowhere. Run "),
+        (["run", "gone.py:x"], "error: gone.py:x: there is no file gone.py.\n"),
         (["run", f"{APP}:chek"], "Did you mean check?"),
         (["run", f"{APP}:not_a_pipeline"], "not_a_pipeline is a int, not a pipeline"),
         (["run", APP], "name the pipeline, as "),
@@ -98,6 +99,9 @@ def test_run_uses_the_configuration(tmp_path: Path) -> None:
         (["simulate", f"{APP}:check", "--inputs", "lacks.txt"], "lacks.txt: '{}' lacks question."),
         (["simulate", f"{APP}:check", "--inputs", "bytes.txt"], "bytes.txt: cannot be read as UTF-8"),
         (["simulate", f"{APP}:check", "q", "--stage-time", "search"], "expected STAGE=SECONDS"),
+        (["simulate", f"{APP}:check", "q", "--rate", "inf"], "rate=inf, expected requests per sec"),
+        (["simulate", f"{APP}:check", "q", "--duration", "inf"], "Poisson arrivals never end"),
+        (["simulate", f"{APP}:check", "q", "--stage-time", "answer=1"], "answer, an LM stage"),
         (["simulate", f"{APP}:check", "q", "--stage-time", "serch=1"], "which are no stages of it"),
     ],
 )  # fmt: skip
@@ -214,6 +218,22 @@ def test_simulate_stands_in_for_engines_that_stages_call_themselves(tmp_path: Pa
     assert embed["documents_reranked"] == 3 * report["requests"]
     assert "texts embedded" in alto(*args).output
     assert "texts embedded" not in alto("simulate", f"{APP}:check", "q", "--duration", "3").output
+
+
+def test_simulate_changes_simulated_engines_as_far_as_it_is_told(tmp_path: Path) -> None:
+    config = tmp_path / "two.toml"
+    config.write_text("[engines.chat]\nprofile = 'llama-3-8b_h100_tp1'\nreplicas = 2\n")
+
+    def shown(*given: str) -> dict[str, dict[str, float]]:
+        load = ["Who?", "--rate", "5", "--duration", "20", "--config", str(config), "--json"]
+        report: dict[str, dict[str, float]] = json.loads(
+            alto("simulate", f"{APP}:check", *load, *given).output
+        )
+        return report
+
+    assert shown() == shown("--replicas", "2") != shown("--replicas", "1")
+    slow = shown("--profile", "llama-3-8b_a100_tp1")
+    assert shown()["latency_s"]["mean"] < slow["latency_s"]["mean"]
 
 
 def test_ctrl_c_ends_a_run_cleanly(tmp_path: Path) -> None:

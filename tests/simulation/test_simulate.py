@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import subprocess
 import sys
@@ -53,13 +54,13 @@ def config(**settings: Any) -> alto.Config:
 
 
 def test_a_report_says_when_everything_happened() -> None:
-    report = simulate(digest, ["tea"], arrivals=Trace([5.0, 5.5]), duration=10.0, config=config())
+    report = simulate(digest, ["tea"], arrivals=Trace([5.5, 5.0]), duration=10.0, config=config())
     first, second = report.requests
-    assert (first.arrival, second.arrival) == (0.0, 0.5)
+    assert (first.arrival, second.arrival) == (5.0, 5.5)
     assert first.error is None
     assert first.outputs == {"short": ["brief " * 20] * 4, "total": 4 + 27 * 4}
     assert first.finish is not None
-    assert 0 < first.first["short"] < first.first["total"] <= first.finish
+    assert 5.0 < first.first["short"] < first.first["total"] <= first.finish
     assert report.latency(100) >= report.latency(0) > 0
     assert report.throughput == 2 / 10.0
     assert report.engines["chat"].generation_tokens > 0
@@ -114,6 +115,34 @@ def test_blocking_stages_take_the_time_that_is_said() -> None:
     assert times[0] < 100.0 < times[1] < 110.0
 
 
+def test_asynchronous_stages_take_it_beside_what_they_wait_for() -> None:
+    def ends(durations: dict[str, float]) -> float:
+        load = {"arrivals": Trace([0.0]), "duration": 1.0, "config": alto.Config()}
+        [request] = simulate(napping, [3], durations=durations, **load).requests
+        assert request.outputs == [0, 2, 4]
+        assert request.finish is not None
+        return request.finish
+
+    assert [ends(d) for d in ({}, {"nap": 1.0}, {"upto": 10.0})] == [0.5, 1.5, 10.5]
+
+
+@stage
+async def upto(count: int) -> Stream[int]:
+    for number in range(count):
+        yield number
+
+
+@stage
+async def nap(number: int) -> int:
+    await asyncio.sleep(0.5)
+    return number * 2
+
+
+@pipeline
+def napping(count: int) -> Any:
+    return nap(upto(count))
+
+
 def test_a_request_that_runs_out_of_time_is_reported_as_failed() -> None:
     report = simulate(
         digest, ["tea"], arrivals=Trace([0.0]), duration=1.0, config=config(), timeout=0.05
@@ -153,7 +182,25 @@ def test_inputs_are_taken_in_turn_as_one_several_or_named_arguments() -> None:
         ({"duration": 0}, "duration=0, expected seconds above 0"),
         ({"durations": {"lookup": 1}}, r"durations names \['lookup'\], which are no stages of it"),
         ({"arrivals": Poisson(0)}, "rate=0, expected requests per second above 0"),
+        ({"arrivals": Poisson(math.inf)}, "rate=inf, expected requests per second above 0"),
+        ({"arrivals": Poisson(1, seed=math.nan)}, "Poisson: seed is nan, expected a whole number"),
         ({"arrivals": Trace(["a"])}, "Trace: at has 'a', expected times in seconds"),
+        ({"arrivals": Trace([0.0, None])}, "Trace: at has None, expected times in seconds"),
+        ({"arrivals": Trace([1.0, -1.0])}, "Trace: at has -1.0, expected times in seconds"),
+        ({"arrivals": Trace(None)}, "Trace: at is None, expected a list of times"),
+        ({"arrivals": Trace(iter([0.0]))}, "Trace: at is <list_iterator.*expected a list of times"),
+        ({"arrivals": Trace([1.7e9])}, "first time is 1700000000.0 .* so nothing comes"),
+        ({"duration": math.inf}, "duration=inf, and Poisson arrivals never end"),
+        ({"inputs": None}, "inputs is None, expected a list with the argument of each request"),
+        ({"inputs": "tea"}, "inputs is 'tea', expected a list with the argument of each request"),
+        ({"durations": {"shorten": 1}}, "durations names shorten, an LM stage: its engine says"),
+        ({"orchestrators": 1.5}, "orchestrators=1.5, exchange_s=0.1; expected at least one"),
+        ({"exchange_s": "x"}, "orchestrators=1, exchange_s='x'; expected at least one"),
+        (
+            {"config": alto.Config(engines={"chat": alto.OpenAI(url="http://x/v1", model="m")})},
+            "engine chat is alto.OpenAI, and servers do not answer on virtual time",
+        ),
+        ({"config": None}, r"config is None, expected alto.Config\(...\)"),
         ({"arrivals": Trace([0.0], speed=0)}, "Trace: speed=0, expected a number above 0"),
         ({"arrivals": 3}, r"arrivals=3, expected Poisson\(...\), Trace\(...\) or what has times"),
         ({"duration": "x"}, "duration='x', expected seconds above 0"),
@@ -171,6 +218,17 @@ def test_a_mistake_is_named(
         simulate(digest, **given)
     gc.collect()
     assert "never retrieved" not in caplog.text
+
+
+def test_what_is_no_pipeline_is_refused() -> None:
+    with pytest.raises(alto.ConfigError, match="expected a pipeline, a function with @pipeline"):
+        simulate(look_up, ["x"], arrivals=Poisson(1), duration=1.0, config=config())  # type: ignore[arg-type]
+
+
+def test_a_percentile_is_a_number() -> None:
+    report = simulate(digest, ["tea"], arrivals=Trace([0.0]), duration=1.0, config=config())
+    with pytest.raises(alto.ConfigError, match="a percentile is between 0 and 100; got '50'"):
+        report.latency("50")  # type: ignore[arg-type]
 
 
 def test_it_runs_where_a_loop_is_running() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..config import Config
 from ..engines.profiles import profiles
@@ -73,7 +74,7 @@ POLICIES = ["round-robin", "least-outstanding", "prefix-affinity", "prompt-aware
     "stage_times",
     multiple=True,
     metavar="STAGE=SECONDS",
-    help="What a blocking stage takes.",
+    help="What a stage takes that is no LM stage.",
 )
 @click.option(
     "--timeout",
@@ -114,8 +115,9 @@ def simulate(
 
     LM stages are answered with made-up text of their return type at the speed of a measured GPU
     profile, and so are calls of configured engines from inside stages, with made-up vectors and
-    scores; everything else is your code. Engines that the configuration simulates stay so. Without
-    arguments the inputs are made up, too. The exit code is 1 if every request failed.
+    scores; everything else is your code. Engines that the configuration simulates stay as they are,
+    but for the options that you give. Without arguments the inputs are made up, too. The exit code
+    is 1 if every request failed.
 
     \b
     alto simulate app:factcheck "Who was first?" --rate 4 --replicas 4
@@ -125,7 +127,9 @@ def simulate(
     from ..simulation import simulate as run_simulation
 
     target = subject.load(pipeline)
-    config = _simulated(target, Config.load(config_path), profile, replicas, policy, seed)
+    settings = {"profile": profile, "replicas": replicas, "policy": policy, "seed": seed}
+    given_ones = {name for name in settings if _is_given(ctx, name)}
+    config = _simulated(target, Config.load(config_path), settings, given_ones)
     given = _inputs(target, arguments, inputs, seed)
     progress = None if as_json else _Progress(duration)
     report = run_simulation(
@@ -181,14 +185,15 @@ def _summary(target: Pipeline[Any, Any], report: Report) -> dict[str, Any]:
     }
 
 
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
 def _simulated(
-    target: Pipeline[Any, Any],
-    config: Config,
-    profile: str,
-    replicas: int,
-    policy: str,
-    seed: int,
+    target: Pipeline[Any, Any], config: Config, settings: dict[str, Any], given: set[str]
 ) -> Config:
+    """The configuration with simulated engines in place of live ones. Those that are simulated
+    already get what was given on the command line."""
     from dataclasses import fields, replace
 
     from ..engines.batch_options import BatchOptions
@@ -202,14 +207,13 @@ def _simulated(
                 engines.setdefault(name, None)
     for name, spec in engines.items():
         if isinstance(spec, ServerSettings):
+            engines[name] = replace(spec, **{each: settings[each] for each in sorted(given)})
             continue
         batches = {}
         if isinstance(spec, BatchOptions):
             batches = {each.name: getattr(spec, each.name) for each in fields(BatchOptions)}
-        engines[name] = Simulated(
-            profile=profile, replicas=replicas, policy=policy, seed=seed, **batches
-        )
-    return replace(config, engines=engines, seed=seed)
+        engines[name] = Simulated(**settings, **batches)
+    return replace(config, engines=engines, seed=settings["seed"])
 
 
 def _inputs(

@@ -46,9 +46,11 @@ def _module(subject: str, name: str) -> Any:
     if here not in sys.path:
         sys.path.insert(0, here)
     path = Path(name)
+    if path.suffix == ".py" and not path.is_file():
+        raise ConfigError(f"{subject}: there is no file {path}.")
     try:
         if path.suffix == ".py":
-            return _file(subject, path)
+            return _file(path)
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
@@ -65,9 +67,7 @@ def _module(subject: str, name: str) -> Any:
         ) from error
 
 
-def _file(subject: str, path: Path) -> Any:
-    if not path.is_file():
-        raise ConfigError(f"{subject}: there is no file {path}.")
+def _file(path: Path) -> Any:
     sys.path.insert(0, str(path.resolve().parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None

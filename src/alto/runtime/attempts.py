@@ -107,6 +107,8 @@ async def call_plain(
     place for it waits for it before the place is free."""
     args, kwargs = split(unit.positional, arguments)
     if unit.is_async:
+        if unit.pretends:
+            await _pretend(unit)
         return await function(*args, **kwargs)
     if unit.runtime.inline:
         args, kwargs = await _whole(args), await _whole_dict(kwargs)
@@ -184,7 +186,7 @@ def _generated(
     args, kwargs = split(unit.positional, arguments)
     if unit.is_async:
         items: AsyncIterator[Any] = function(*args, **kwargs)
-        return items
+        return _later(unit, items) if unit.pretends else items
     if unit.runtime.inline:
         return _inline_items(unit, function, args, kwargs)
     return threads.ThreadedItems(unit.name, lambda: function(*args, **kwargs), held, copy_context())
@@ -274,9 +276,21 @@ async def _inline_items(
         yield item
 
 
+async def _later(unit: Unit, items: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+    try:
+        await _pretend(unit)
+        async for item in items:
+            yield item
+    finally:
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            await close()
+
+
 async def _pretend(unit: Unit) -> None:
+    """Take the time that the stage is said to take, on virtual time."""
     duration = unit.runtime.durations.get(unit.name)
-    if duration:
+    if duration and unit.runtime.inline:
         await asyncio.sleep(duration)
 
 

@@ -114,9 +114,9 @@ class Runtime:
         name: str | None = None,
     ) -> None:
         """`barrier`: each stage starts when all before it are complete, as systems without
-        streaming do (for comparisons). `durations`: seconds that blocking stages take on virtual
-        time. `name` begins the ids of requests (by default the process id, and which runtime of
-        the process it is).
+        streaming do (for comparisons). `durations`: seconds that stages take on virtual time.
+        `name` begins the ids of requests (by default the process id, and which runtime of the
+        process it is).
         """
         self.config = config or Config()
         self.barrier = barrier

@@ -73,8 +73,11 @@ class Unit:
         self.template: Call | None = None
         """Of an LM stage: what its calls have in common, once there was one."""
         self.batches: dict[Any, Batch] = {}
+        self.pretends = stage.name in runtime.durations
+        """It is said to take some time, on virtual time."""
         self.plain = (
             self.is_async
+            and not self.pretends
             and not self.is_generator
             and not self.gated
             and not self.is_lm
