@@ -88,6 +88,23 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert config.timeout == 2.0
 
 
+@pytest.mark.parametrize("told", ["URL", "URLS"])
+@pytest.mark.parametrize("kept", ["url = 'http://a.test/v1'", "urls = ['http://a.test/v1']"])
+def test_a_variable_goes_before_either_name_of_the_url(
+    tmp_path: Path, told: str, kept: str
+) -> None:
+    text = f"[engines.chat]\nmodel = 'm'\n{kept}\n"
+    config = read(tmp_path, text, **{f"ALTO_ENGINES__CHAT__{told}": "http://b.test/v1"})
+    chat: Any = config.engines["chat"]
+    assert chat.urls == ("http://b.test/v1",)
+
+
+def test_both_names_of_the_url_in_the_environment_are_a_mistake(tmp_path: Path) -> None:
+    both = {f"ALTO_ENGINES__CHAT__{name}": "http://b.test/v1" for name in ("URL", "URLS")}
+    with pytest.raises(alto.ConfigError, match="give either url or urls, not both"):
+        read(tmp_path, "[engines.chat]\nmodel = 'm'\n", **both)
+
+
 def test_nothing_at_all_is_an_empty_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +141,7 @@ def test_nothing_at_all_is_an_empty_configuration(
         ("[limits]\nrequest_bytes = 'much'\n", "request_bytes is 'much', expected a number or a text like '64 MiB'."),
         ("timeout = 'x'\n", "timeout is 'x', expected a number of seconds"),
         ("shed = 1\n", "shed is 1, expected true or false."),
-        ("seed = 1.5\n", "seed is 1.5, expected a whole number, 0 or more."),
+        ("seed = 1.5\n", "seed is 1.5, expected a whole number."),
         ("this is no toml", "is not TOML: "),
     ],
 )  # fmt: skip

@@ -46,6 +46,8 @@ _KINDS = {
     "recorded": ("engines.recorded", "Recorded"),
 }
 _TELLING = {"url": "openai", "urls": "openai", "path": "recorded", "profile": "simulated"}
+_ONE_OF = {"url": "urls", "urls": "url"}
+"""Two names of one setting."""
 _CODE_ONLY = {"respond", "fallback", "entries", "embed", "score"}
 _SECTIONS = ("engines", "stages", "limits", "timeout", "token_budget", "shed", "seed")
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?\s*", re.IGNORECASE)
@@ -84,6 +86,7 @@ def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:
 def _override(data: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
     """Put the environment's values into the data. The names of the variables that were used."""
     used = []
+    ours: list[tuple[dict[str, Any], str]] = []  # what variables have set
     for name in sorted(environ):
         if not name.startswith("ALTO_") or name in ("ALTO_CACHE_DIR", "ALTO_CONFIG"):
             continue
@@ -101,6 +104,10 @@ def _override(data: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
                 raise ConfigError(f"environment variable {name}: {key} is a value, not a section.")
         key = next((key for key in place if key.lower() == parts[-1]), parts[-1])
         place[key] = _value(environ[name])
+        other = _ONE_OF.get(key, "") if parts[0] == "engines" else ""
+        if other and not any(place is there and other == set_ for there, set_ in ours):
+            place.pop(other, None)  # the file's; a variable goes before it
+        ours.append((place, key))
         used.append(name)
     return used
 
@@ -149,7 +156,7 @@ def _config(data: dict[str, Any], where: str) -> Config:
         timeout=duration(f"{where}: timeout", data.get("timeout")),
         token_budget=None if budget is None else whole(f"{where}: token_budget", budget, 1),
         shed=flag(f"{where}: shed", data.get("shed", True)),
-        seed=whole(f"{where}: seed", data.get("seed", 0), 0),
+        seed=whole(f"{where}: seed", data.get("seed", 0), None),
     )
 
 

@@ -7,7 +7,8 @@ them read usage and errors in the spellings that servers use.
 Always true:
     W1  the deltas do not depend on how the network cut the bytes
     W2  text that came before a fault is given before the fault is told (`AnswerReader.fault`)
-    W3  an answer is complete when a finish reason or `[DONE]` was read, never because bytes ended
+    W3  an answer is complete when a finish reason, or `[DONE]` after some of it, was read, never
+        because bytes ended
 """
 
 from __future__ import annotations
@@ -169,6 +170,7 @@ class AnswerReader:
         self._document_bytes = 0
         self._sniffed = False
         self._head = b""
+        self._wordless = False  # there were tool calls or thinking
         self._lenient = False  # a chunk was read by the standard library
         self._half = ""  # the first half of a surrogate pair
 
@@ -242,6 +244,8 @@ class AnswerReader:
 
     def _event(self, name: str, event: bytes, deltas: list[Delta]) -> None:
         if event == b"[DONE]" or event.strip() == b"[DONE]":
+            if self.finish_reason is None and not self.chars and not self._wordless:
+                raise WireError("[DONE] instead of an answer: no text, and no finish reason")
             self.ended = True
             return
         if name == "error" and not event.lstrip().startswith(b"{"):
@@ -286,6 +290,8 @@ class AnswerReader:
                     reasoning = _plain(reasoning) if reasoning else ""
                 tools = piece.tool_calls or ()
                 if content or reasoning or tools:
+                    if not content:
+                        self._wordless = True
                     self.chars += len(content)
                     deltas.append(Delta(content, reasoning, tools))
             if choice.finish_reason:

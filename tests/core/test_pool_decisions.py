@@ -204,6 +204,36 @@ def test_on_the_only_replica_it_is_tried_again_after_pauses_that_grow() -> None:
     assert "r0: connection refused" in str(error)
 
 
+@pytest.mark.parametrize("status", [307, 401, 403, 404, 405])
+def test_what_one_server_knows_nothing_of_another_is_asked(status: int) -> None:
+    """It may serve another model, or be no LM server at all: that is no fault of the call."""
+    pool = Machine(2)
+    refusals = 0
+    for call in range(40):
+        (sent,) = pool.submit(call, 0.0)
+        assert isinstance(sent, Send)
+        if sent.replica == 0:
+            refusals += 1
+            assert pool.broke(call, 0, 0.0, status=status, retryable=False) == [send(call, 1)]
+        pool.began(call, 1, 0.0)
+        pool.ended(call, 1, 0.0)
+    assert refusals == 3, "then it is left alone"
+    assert pool.submit(50, 0.0) == [send(50, 1)]
+    error = refused(pool.broke(50, 1, 0.0, status=status, retryable=False))
+    assert str(error) == "connection refused", "nobody else is left to ask"
+    assert pool.core.replicas[1].open_until is None, "and it is not left alone for that"
+
+
+def test_when_no_server_knows_it_the_call_fails_at_once_and_names_them_all() -> None:
+    pool = Machine(2, policy="round-robin")
+    pool.submit(1)
+    assert pool.broke(1, 0, 0.1, message="no model m", status=404, retryable=False) == [send(1, 1)]
+    error = refused(pool.broke(1, 1, 0.2, message="no page", status=404, retryable=False))
+    assert isinstance(error, EngineError)
+    assert error.status == 404
+    assert "r0: no model m; r1: no page" in str(error)
+
+
 def test_the_last_error_names_every_replica_and_what_it_said() -> None:
     pool = Machine(2, limits={"tries_max": 2})
     (first,) = pool.submit(1, stage="answer")

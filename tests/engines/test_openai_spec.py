@@ -38,9 +38,18 @@ def test_urls_are_taken_as_people_write_them(given: str, url: str) -> None:
     assert OpenAI(url=given, model="m") == OpenAI(urls=given, model="m")
 
 
+@pytest.mark.parametrize("given", [f"{URL}, http://b.test/v1", f"{URL} http://B.test/v1\n"])
+def test_one_text_may_be_several_urls(given: str) -> None:
+    assert OpenAI(urls=given, model="m").urls == (URL, "http://b.test/v1")
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"urls": ["http://a b/v1"]}, "urls has 'http://a b/v1', expected http://HOST"),
+        ({"urls": ["http://b.test", "http://B.test"]}, "twice; give each server once"),
+        ({"urls": [URL], "api_key": 123}, "api_key is of type int, expected a text"),
+        ({"urls": [URL], "api_key_env": None}, "api_key_env is of type NoneType, expected a text"),
         ({"urls": ["localhost:8000/v1"]}, "expected http://HOST"),
         ({"urls": ["ftp://x.test/v1"]}, "expected http://HOST"),
         ({"urls": ["http://x.test:port/v1"]}, "whose host or port cannot be read"),

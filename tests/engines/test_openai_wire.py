@@ -178,6 +178,13 @@ def test_done_without_a_finish_reason_is_a_stop() -> None:
     assert reader.last().finish_reason == "stop"
 
 
+def test_a_tool_call_is_an_answer_without_text() -> None:
+    call = [{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}]
+    _, reader = read(text("", tool_calls=call) + DONE)
+    assert reader.fault is None
+    assert reader.last().finish_reason == "stop"
+
+
 def test_usage_that_never_comes_counts_the_call_and_no_tokens() -> None:
     _, reader = read(text("ok") + stop() + DONE)
     assert reader.last().usage == Usage(calls=1)
@@ -221,6 +228,8 @@ def test_a_json_answer_to_a_stream_request_is_an_answer() -> None:
     [
         (b"", "the answer broke off after 0 characters"),
         (b"  \n", "the answer broke off after 0 characters"),
+        (DONE, "[DONE] instead of an answer: no text, and no finish reason"),
+        (usage(3, 0) + DONE, "[DONE] instead of an answer: no text, and no finish reason"),
         (b"<html><title>Sign in</title></html>", "HTML instead of an answer: Sign in"),
         (b'{"choices": [', "a chunk that is not JSON"),
         (b'{"object": "list"}', "JSON that is no chat completion"),

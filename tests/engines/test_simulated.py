@@ -399,6 +399,8 @@ def test_lengths_may_be_plain_tables() -> None:
     assert by_stage.lengths == {"a": Lengths(sentences=2)}
     with pytest.raises(ConfigError, match="'sentence' is unknown, expected any of sentences"):
         Simulated(lengths={"a": {"sentence": 2}})  # type: ignore[dict-item]
+    with pytest.raises(ConfigError, match=r"lengths\['a'\]\) is 3, expected a table of keys"):
+        Simulated(lengths={"a": 3})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(

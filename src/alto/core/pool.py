@@ -74,7 +74,7 @@ from .pool_events import (
 from .prewarm import Prewarming, follow
 from .rate import Rate
 from .readable import Readable
-from .refusals import Refusals, is_busy, no_replicas
+from .refusals import Refusals, is_busy, is_of_the_server, no_replicas
 from .replicas import Limits, ReplicaState, Speed, Try
 from .scheduling import CallId, Facts, Policy, ReplicaId, needs_prefix
 from .waiting import Waiting
@@ -309,21 +309,26 @@ class CallPool:
         error = event.error
         began = sent.began_at is not None
         busy = error.retryable and not began and is_busy(error)
+        others = not began and is_of_the_server(error) and self._untried(flight, event.replica)
+        retryable = error.retryable or others
         replica = self.replicas[event.replica]
         if busy:
             replica.turned_away(sent, error, now)
             if replica.hold_until > now + self.limits.busy_wait_max_s:
                 self._long_hold_until = max(self._long_hold_until, replica.hold_until)
-        elif error.retryable:
+        elif retryable:
             replica.failed(sent, error, self._random, now)
             self._dark.look(now)
+        elif is_of_the_server(error):
+            replica.last_error = str(error)
         if self._rate is not None and not began:
             self._rate.settle(sent.reserved, 0, now)
         self._end_try(flight, sent, now)
         if flight.tries:
             return  # the other of a hedged pair goes on
-        if not error.retryable or (began and event.rest is None):
-            self._give_up(flight, error)
+        if not retryable or (began and event.rest is None):
+            said_before = flight.failures and is_of_the_server(error)
+            self._give_up(flight, self._nobody(flight, error) if said_before else error)
         elif began:
             self._resume(flight, event, now)
         elif busy:
@@ -527,9 +532,7 @@ class CallPool:
         """On a replica not yet tried; if there is none, after a pause on any."""
         flight.failures += 1
         flight.tried |= 1 << event.replica
-        untried = any(
-            one.open_until is None and not flight.tried >> one.replica & 1 for one in self.replicas
-        )
+        untried = self._untried(flight, event.replica)
         if flight.failures >= self.limits.tries_max and not untried:
             self._give_up(flight, self._nobody(flight, event.error))
             return
@@ -540,6 +543,13 @@ class CallPool:
         pause = self.limits.retry_s * 2.0 ** (flight.failures - 1) * (1 + self._random.random())
         self._waiting.pause(flight, now + pause)
         self._waiting.watch(flight)
+
+    def _untried(self, flight: Flight, but: ReplicaId) -> bool:
+        """Is there a replica, but for this one, that is well and has not been tried?"""
+        return any(
+            one.open_until is None and one.replica != but and not flight.tried >> one.replica & 1
+            for one in self.replicas
+        )
 
     def _nobody(self, flight: Flight, last: EngineError | None) -> EngineError:
         tries = (flight.failures, flight.turned_away, flight.resumes)

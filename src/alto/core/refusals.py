@@ -124,6 +124,13 @@ def is_busy(error: EngineError) -> bool:
     return error.status == 429 or (error.status == 503 and error.retry_after is not None)
 
 
+def is_of_the_server(error: EngineError) -> bool:
+    """It does not know the key, the model or the page: that says nothing of the call, which another
+    one may answer. If none does, the call has failed at once, as it would anywhere."""
+    status = error.status or 0
+    return not error.retryable and (300 <= status < 400 or status in (401, 403, 404, 405))
+
+
 def no_replicas(engine: str) -> EngineError:
     """A pool was made of nothing."""
     return EngineError(

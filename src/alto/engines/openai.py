@@ -100,7 +100,8 @@ class OpenAI(BatchOptions):
         super().__post_init__()
         if not isinstance(self.urls, str | Sequence):
             raise ConfigError(f"alto.OpenAI: urls is {self.urls!r}, expected a list of URLs.")
-        urls = (self.urls,) if isinstance(self.urls, str) else tuple(self.urls)
+        # One text may be several URLs, as variables of the environment are written.
+        urls = _parts(self.urls) if isinstance(self.urls, str) else tuple(self.urls)
         if self.url is not None:
             if urls:
                 raise ConfigError("alto.OpenAI: give either url or urls, not both")
@@ -114,6 +115,12 @@ class OpenAI(BatchOptions):
             raise ConfigError(
                 f"alto.OpenAI: model is {self.model!r}, expected the name of a model; the server "
                 "lists its models at URL/models"
+            )
+        if not isinstance(self.api_key, str | None) or not isinstance(self.api_key_env, str):
+            which = "api_key_env" if isinstance(self.api_key, str | None) else "api_key"
+            raise ConfigError(
+                f"alto.OpenAI: {which} is of type {type(getattr(self, which)).__name__}, expected "
+                "a text."
             )
         resolve(self.policy)
         if self.guided not in GUIDED:
@@ -214,6 +221,11 @@ def _tell_pool(pool: Pool, at: int, load: EngineLoad) -> None:
     pool.report(at, running=load.running, waiting=load.waiting, cache=load.cache)
 
 
+def _parts(urls: str) -> tuple[str, ...]:
+    """The URLs in one text, between commas or spaces."""
+    return tuple(re.split(r"[,\s]+", urls.strip()))
+
+
 def _checked_url(url: object, where: str = "urls") -> str:
     """A base URL without what does not belong there. Its password, if any, is never shown."""
     if not isinstance(url, str) or not url.strip():
@@ -235,7 +247,8 @@ def _checked_url(url: object, where: str = "urls") -> str:
             f"alto.OpenAI: {where} has a user name or password in the URL of {parts.hostname}; "
             "use api_key or headers instead"
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    spaced = re.search(r"\s", url.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname or spaced:
         raise ConfigError(
             f"alto.OpenAI: {where} has {url!r}, expected http://HOST[:PORT]/v1 or "
             "https://HOST[:PORT]/v1"
@@ -243,4 +256,4 @@ def _checked_url(url: object, where: str = "urls") -> str:
     path = parts.path.rstrip("/")
     for given in ("/chat/completions", "/embeddings", "/rerank"):
         path = path.removesuffix(given).rstrip("/")
-    return urlunsplit(parts._replace(path=path, fragment=""))
+    return urlunsplit(parts._replace(netloc=parts.netloc.lower(), path=path, fragment=""))

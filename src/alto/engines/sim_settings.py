@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 def from_table(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     """A settings object from a table of a configuration file."""
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} is {table!r}, expected a table of keys and values.")
     known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
     for name in table:
         if name not in known:
