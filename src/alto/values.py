@@ -16,13 +16,18 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import lru_cache
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 SIZE_VISITS_MAX = 256
 """How many values `size_of` looks at; beyond it the rest is taken to be like the part seen."""
+
+SIZERS_MAX = 4096
+"""How many types' way of being sized is remembered."""
 
 SIZE_DEPTH_MAX = 8
 """How deep `size_of` looks; what lies deeper counts as one word."""
@@ -71,13 +76,47 @@ def encode(value: Any) -> bytes:
 
 def size_of(value: Any) -> int:
     """About how many bytes the value holds. Cheap before exact: a string is its length."""
-    kind = type(value)
-    if kind is str or kind is bytes:  # asked of every item: the usual kinds come first
-        return len(value)
-    if kind is int or kind is float or kind is bool or value is None:
-        return _WORD
-    if kind is list and len(value) < SIZE_VISITS_MAX and set(map(type, value)) == _ONLY_TEXT:
+    kind: Any = type(value)
+    return _sizer(kind)(value)  # asked of every item: a type is looked at once
+
+
+@lru_cache(SIZERS_MAX)
+def _sizer(kind: type) -> Callable[[Any], int]:
+    """How values of a type are sized: as by `_size`, sooner where they are, or hold, mere text."""
+    if issubclass(kind, _TEXTS):
+        return len
+    if issubclass(kind, _NUMBERS) or kind is type(None):
+        return _size_of_one
+    if kind is list:
+        return _size_of_list
+    names = () if issubclass(kind, (*_COLLECTIONS, dict)) else _fields(kind) or ()
+    if not 0 < len(names) < SIZE_VISITS_MAX or hasattr(kind, "nbytes") or "nbytes" in names:
+        return _size_of_any
+    fields: Callable[[Any], Any] = attrgetter(*names, names[0])  # two or more: else no tuple
+
+    def size_of_fields(value: Any) -> int:
+        try:
+            *held, _ = fields(value)
+        except AttributeError:
+            return _size_of_any(value)
+        if set(map(type, held)) == _ONLY_TEXT:
+            return _WORD + sum(map(len, held))
+        return _size_of_any(value)
+
+    return size_of_fields
+
+
+def _size_of_one(value: Any) -> int:
+    return _WORD
+
+
+def _size_of_list(value: list[Any]) -> int:
+    if len(value) < SIZE_VISITS_MAX and set(map(type, value)) == _ONLY_TEXT:
         return _WORD + sum(map(len, value))
+    return _size_of_any(value)
+
+
+def _size_of_any(value: Any) -> int:
     return _size(value, SIZE_DEPTH_MAX, [SIZE_VISITS_MAX])
 
 
@@ -155,11 +194,17 @@ def _children(value: Any) -> Collection[Any]:
         return value.values()  # type: ignore[no-any-return]
     if isinstance(value, _COLLECTIONS):
         return value
-    fields: Iterable[str] | None = getattr(kind, "__dataclass_fields__", None)
-    if fields is None:
-        if isinstance(value, Mapping):
-            return value.values()
-        fields = getattr(kind, "__struct_fields__", None)
+    fields = _fields(kind)
     if fields is not None:
         return [getattr(value, field, None) for field in fields]
+    if isinstance(value, Mapping):
+        return value.values()
     return tuple(getattr(value, "__dict__", {}).values())
+
+
+def _fields(kind: type) -> tuple[str, ...] | None:
+    """The fields of a dataclass or of a msgspec struct; None for any other type."""
+    found: Iterable[str] | None = getattr(kind, "__dataclass_fields__", None)
+    if found is None and not issubclass(kind, Mapping):
+        found = getattr(kind, "__struct_fields__", None)
+    return None if found is None else tuple(found)

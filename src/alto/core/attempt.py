@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .feed import Feed
 from .graph import Mode, Output, Use
 from .path import Path
 from .scope import Node, Scope
-
-if TYPE_CHECKING:
-    from .execution import Execution
 
 
 class State(Enum):
@@ -47,7 +44,6 @@ class Invocation:
     __slots__ = (
         "attempt",
         "due",
-        "execution",
         "failures",
         "feeds",
         "held",
@@ -62,19 +58,20 @@ class Invocation:
         "use",
     )
 
-    def __init__(self, execution: Execution, use: Use, node: Node, attempt: int) -> None:
-        self.execution = execution
+    def __init__(
+        self, use: Use, node: Node, attempt: int, rerun: bool = False, failures: int = 0
+    ) -> None:
         self.use = use
         self.node = node
         self.attempt = attempt
-        self.failures = 0  # of this place's attempts, those that raised
+        self.failures = failures  # of this place's attempts, those that raised
         self.state = State.WAITING
         self.feeds: Sequence[Feed] = ()
         self.scope: Scope | None = None
         self.held: list[Any] | None = None  # given and kept back, if it is to be committed
         self.held_bytes = 0
         self.paused = False
-        self.rerun = False
+        self.rerun = rerun
         self.due: float | None = None
         self.stalled: float | None = None
         self.task: Any = None

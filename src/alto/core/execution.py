@@ -209,10 +209,9 @@ class Execution:
     def arguments(self, invocation: Invocation, stream: Callable[[Feed], Any]) -> dict[str, Any]:
         """The keyword arguments of an attempt; `stream(feed)` makes what a session iterates."""
         use, node = invocation.use, invocation.node
-        arguments = dict(use.constants)
-        for (name, _), (up, slot) in zip(use.items, use.lookups, strict=True):
-            if name is not None:
-                arguments[name] = (node.up(up) if up else node).vals[slot]
+        arguments = use.constants.copy()
+        for name, up, slot in use.named:
+            arguments[name] = (node.up(up) if up else node).vals[slot]
         for feed in invocation.feeds:
             gather = feed.source
             assert isinstance(gather, Gather)
@@ -408,16 +407,17 @@ class Execution:
         try:
             while (work or moves or unjudged) and not self.finished:
                 if work:
-                    settling.settled(self, *work.popleft())
+                    node, flow, value = work.popleft()
+                    settling.settled(self, node, flow, value)
                 elif moves:
                     feeding.move(self, moves.popleft())
                 else:
                     commit.judge(self)
         except Forgotten:
             pressure.forgotten(self, None)
-        if not self.finished and not self.open_outputs and not self.reruns:
+        if not (self.open_outputs or self.reruns or self.finished):
             self._finish(None)
-        if not self.finished and self.paused and self.running <= self.idle and self.client_room:
+        elif self.paused and self.running <= self.idle and self.client_room and not self.finished:
             pressure.grow(self)
         if self.finished:
             self._let_go()

@@ -176,6 +176,7 @@ class Use:
     slot: int = -1  # position among the stages of its level
     primary: Flow | None = None
     lookups: tuple[tuple[int, int], ...] = ()  # for each item: levels up, value slot
+    named: tuple[tuple[str, int, int], ...] = ()  # the same with the names of those passed on
     session: bool = False
     lists: bool = False
     solo: bool = False  # starts as soon as its primary item is there
@@ -305,6 +306,10 @@ def _compile_use(use: Use) -> None:
         if flow.level is use.level and (use.primary is None or _comes_from(flow, use.primary)):
             use.primary = flow
     use.lookups = tuple(lookups)
+    names = (name for name, _ in use.items)
+    use.named = tuple(
+        (name, *at) for name, at in zip(names, lookups, strict=True) if name is not None
+    )
     if use.primary is not None and use.kind is not Kind.EITHER:
         use.primary.primary_of.append(use)
     elif use.kind is Kind.EITHER:

@@ -10,7 +10,7 @@ from .attempt import WORKING, Invocation, State, is_list, put_at
 from .events import Stop
 from .graph import Default, Mode, Use
 from .path import show
-from .scope import ABSENT, Failed, Node, Scope
+from .scope import ABSENT, PENDING, Failed, Node, Scope
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -25,9 +25,7 @@ def start(
     failures: int = 0,
 ) -> None:
     """All items are present: make the attempt, and run it unless a `list` is not complete."""
-    invocation = Invocation(execution, use, node, attempt)
-    invocation.failures = failures
-    invocation.rerun = rerun
+    invocation = Invocation(use, node, attempt, rerun, failures)
     put_at(node, use, invocation)
     if execution.losses and not interest.wanted(execution, use.out, node, again=rerun):
         invocation.state = State.CANCELLED
@@ -116,7 +114,7 @@ def stop(execution: Execution, invocation: Invocation, state: State) -> None:
 
 def put(execution: Execution, invocation: Invocation, value: Any) -> None:
     """The one output of an attempt is known."""
-    node, use = invocation.node, invocation.use
+    node, flow = invocation.node, invocation.use.out
     if type(value) is not Failed:
         size = execution.size(value)
         if node.source is None:  # what `hold` does: this is asked of every output
@@ -127,9 +125,15 @@ def put(execution: Execution, invocation: Invocation, value: Any) -> None:
         if execution.bytes > execution.limits.request_bytes:
             pressure.over_limit(execution, invocation)
             return
-    revision.put(execution, node, use.out, value)
-    pressure.obligation(execution, node)
-    end_rerun(execution, invocation)
+    if node.vals[flow.slot] is PENDING:
+        execution._work.append((node, flow, value))
+    else:
+        revision.put(execution, node, flow, value)
+    node.open -= 1
+    if node.open == 0:
+        pressure.spend(execution, node)
+    if invocation.rerun:
+        end_rerun(execution, invocation)
 
 
 def append(execution: Execution, invocation: Invocation, scope: Scope, value: Any) -> None:

@@ -153,7 +153,7 @@ def absent(execution: Execution, use: Use, node: Node) -> None:
         if node.vals[use.out.slot] is PENDING:
             execution.settle(node, use.out, ABSENT)
         return
-    invocation = Invocation(execution, use, node, 0)
+    invocation = Invocation(use, node, 0)
     invocation.state = State.ABSENT
     put_at(node, use, invocation)
     for gather in use.gathers:
@@ -186,7 +186,7 @@ def reached(
     elif not execution.losses or interest.wanted(execution, use.out, node, again):
         execution.fail(failed.error)
     else:
-        invocation = Invocation(execution, use, node, 0)
+        invocation = Invocation(use, node, 0)
         invocation.state = State.CANCELLED
         put_at(node, use, invocation)
         pressure.obligation(execution, node)
