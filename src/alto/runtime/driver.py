@@ -507,9 +507,9 @@ class Run:
         unit = self.units[invocation.use.index]
         assert unit is not None
         self.execution.now = self.loop.time()
-        if place is None and self.holds(invocation):
+        if self.barrier and place is None and self.holds(invocation):
             return None
-        if unit.plain and not invocation.feeds:
+        if unit.direct:
             started = self.execution.started(invocation)
         else:
             started = self._admit(unit, invocation, place)

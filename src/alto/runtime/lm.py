@@ -20,7 +20,7 @@ from ..core.cut import Cutter
 from ..core.execution import Invocation
 from ..core.scope import PENDING
 from ..core.think import ThinkSplitter
-from ..engines.protocol import Engine, Take
+from ..engines.protocol import Engine, Read, Take
 from ..errors import EngineError, ParseError
 from ..stages import LM
 from ..structs import Reader
@@ -62,9 +62,10 @@ async def call(
         if shedding.too_late(run, invocation) is not None:
             return
         template.rest_s = run.ticket.rest_s
+    read = _read_of(run, unit, invocation)
     reading = _Reading(run, unit, invocation, run.runtime.reader(stage))
     for attempt in range(1, PARSE_TRIES + 1):
-        await _read(run, unit, invocation, template, reading.begin())
+        await read(template, reading.begin())
         error = await reading.end()
         if reading.stopped:
             return
@@ -157,14 +158,11 @@ def _template(run: Run, unit: Unit, stage: LM[Any, Any]) -> Call:
     )
 
 
-def _read(
-    run: Run, unit: Unit, invocation: Invocation, template: Call, take: Take
-) -> Awaitable[None]:
-    """Read the stage's engine to its end, or until `take` has enough."""
+def _read_of(run: Run, unit: Unit, invocation: Invocation) -> Read:
+    """How what answers the stage's calls is read: to its end, or until `take` has enough."""
     if len(unit.engines) > 1:
-        return _read_one_of(run, unit, invocation, template, take)
-    engine = run.runtime.engine(unit.engines[0], unit.name)
-    return _read_within_budget(run, invocation, engine, template, take)
+        return partial(_read_one_of, run, unit, invocation)
+    return _read_engine(run, unit, invocation, unit.engines[0])
 
 
 async def _read_one_of(
@@ -173,7 +171,7 @@ async def _read_one_of(
     """Read the first engine that answers; the next one when an engine fails before its first
     piece."""
     for position, name in enumerate(unit.engines):
-        engine = run.runtime.engine(name, unit.name)
+        read = _read_engine(run, unit, invocation, name)
         begun = False
 
         def noted(piece: str) -> bool | Awaitable[bool]:
@@ -183,24 +181,19 @@ async def _read_one_of(
 
         last = position == len(unit.engines) - 1
         try:
-            await _read_within_budget(run, invocation, engine, template, take if last else noted)
+            await read(template, take if last else noted)
             return
         except EngineError:
             if begun or last:
                 raise
 
 
-def _read_within_budget(
-    run: Run, invocation: Invocation, engine: Engine, template: Call, take: Take
-) -> Awaitable[None]:
-    if run.budget is None:
-        return _pieces(engine, template, take)
-    return spending.read(run, invocation, template, take, partial(_pieces, engine))
-
-
-def _pieces(engine: Engine, template: Call, take: Take) -> Awaitable[None]:
-    read: Callable[[Call, Take], Awaitable[None]] | None = getattr(engine, "read", None)
-    return _streamed(engine, template, take) if read is None else read(template, take)
+def _read_engine(run: Run, unit: Unit, invocation: Invocation, name: str) -> Read:
+    read = unit.reads.get(name)
+    if read is None:
+        engine = run.runtime.engine(name, unit.name)
+        read = unit.reads[name] = getattr(engine, "read", None) or partial(_streamed, engine)
+    return read if run.budget is None else partial(spending.read, run, invocation, read)
 
 
 async def _streamed(engine: Engine, template: Call, take: Take) -> None:
@@ -212,8 +205,7 @@ async def _streamed(engine: Engine, template: Call, take: Take) -> None:
 
 
 class _Reading:
-    """Reads the text of one attempt into items. After an error `kept` is what has been read of it,
-    up to the end of the last item.
+    """Reads the text of one attempt into items.
 
     The cutter is given a piece when something may come of it, along with those before it that have
     been kept back: between the ends of two items nearly every token is just put to the others.
@@ -228,7 +220,6 @@ class _Reading:
         "fed",
         "finish_reason",
         "invocation",
-        "kept",
         "pieces",
         "reader",
         "recut",
@@ -236,7 +227,6 @@ class _Reading:
         "run",
         "search",
         "stopped",
-        "text",
         "think",
         "truncated",
         "value",
@@ -248,18 +238,8 @@ class _Reading:
         self.reader = reader
         self.fans_out = unit.fans_out
         self.value: Any = PENDING
-        self.text = ""
-        self.kept = ""
-        self.truncated = False
         self.stopped = False
         self.failed: Exception | None = None
-        self.pieces: list[str] = []
-        self.fed = 0  # of these the cutter has had so many
-        self.search = _search("")  # finds in a piece what is to be looked at
-        self.room = 0  # so many characters may come before any piece is
-        self.finish_reason: str | None = None
-        self.cutter: Cutter[Any]
-        self.think: ThinkSplitter | None = None
         self.recut = (
             Recut(_earlier(invocation))
             if unit.fans_out and unit.stage.item_type is str and invocation.attempt > 1
@@ -268,12 +248,16 @@ class _Reading:
 
     def begin(self) -> Take:
         """Start to read an answer of an engine, with what is returned."""
-        self.cutter = self.reader.new()
-        self.pieces = []
-        self.fed = 0
-        self.think = None
-        self.finish_reason = None
-        self._look_out()
+        self.cutter: Cutter[Any] = self.reader.new()
+        self.pieces: list[str] = []
+        self.fed = 0  # of these the cutter has had so many
+        self.think: ThinkSplitter | None = None
+        self.finish_reason: str | None = None
+        self.search = _search("")  # finds in a piece what is to be looked at
+        self.room = sys.maxsize  # so many characters may come before any piece is
+        self.truncated = False
+        if self.fans_out:
+            self._look_out()
         search, room, keep = self.search, self.room, self.pieces.append
 
         def take(text: str) -> bool | Awaitable[bool]:
@@ -293,7 +277,7 @@ class _Reading:
 
     def _look_out(self) -> None:
         """Say which of the pieces to come is to be looked at."""
-        marks, room = self.cutter.until() if self.fans_out else ("", sys.maxsize)
+        marks, room = self.cutter.until()
         self.search = _search(marks)
         self.room = room if self.think is None else 0
 
@@ -302,8 +286,11 @@ class _Reading:
         if "<" in text or self.think is not None:
             text = self._without_thinking(text)
         self.pieces.append(text)
+        if not self.fans_out:
+            self.room = 0
+            return True
         try:
-            items = self._cut() if self.fans_out else []
+            items = self._cut()
             self._look_out()
             if items and not self._give(items):
                 return self._wait(items)
@@ -319,10 +306,28 @@ class _Reading:
         return self.cutter.feed(text) if text else []
 
     async def end(self) -> ParseError | None:
-        """The answer is over. The error says why it cannot be read to its end."""
+        """The answer is over: read what is left of it. The error says why it cannot be read to its
+        end."""
         if self.failed is not None:
             raise self.failed
-        return None if self.stopped else await self._rest()
+        if self.stopped:
+            return None
+        cutter = self.cutter
+        self.truncated = self.finish_reason == "length"
+        if self.think is not None:
+            text, reasoning = self.think.finish()
+            if reasoning:
+                self._reason(reasoning)
+            self.pieces.append(text)
+        if cutter.error is None:
+            items = self._cut()
+            if items and not await self._pass(items):
+                return None
+        if cutter.error is None:
+            items = cutter.finish(self.truncated)
+            if items and not await self._pass(items):
+                return None
+        return cutter.error
 
     def _note(self, piece: str) -> str:
         """What a piece carries besides text is noted here; the text is returned."""
@@ -344,29 +349,8 @@ class _Reading:
             self._reason(reasoning)
         return text
 
-    async def _rest(self) -> ParseError | None:
-        """The text has ended: read what is left of it."""
-        cutter = self.cutter
-        if self.think is not None:
-            text, reasoning = self.think.finish()
-            if reasoning:
-                self._reason(reasoning)
-            self.pieces.append(text)
-        if self.fans_out and cutter.error is None and not await self._pass(self._cut()):
-            return None
-        self.text = "".join(self.pieces)
-        self.truncated = self.finish_reason == "length"
-        if not self.fans_out and not await self._pass(cutter.feed(self.text)):
-            return None
-        if cutter.error is None and not await self._pass(cutter.finish(self.truncated)):
-            return None
-        self.kept = self.text[: cutter.settled] if self.fans_out else ""
-        return cutter.error
-
     async def _pass(self, items: list[Any]) -> bool:
         """Hand items to the core; False when the attempt is over."""
-        if not items:
-            return True
         if not self.fans_out:
             self.value = items[0]
             return True
@@ -411,7 +395,8 @@ class _Reading:
     def again(self, messages: list[Message]) -> list[Message]:
         """The prompt of the second try: go on after the last complete item, or answer anew."""
         wanted = self.reader.expected
-        kept, self.kept = self.kept, ""
+        text = "".join(self.pieces)
+        kept = text[: self.cutter.settled] if self.fans_out else ""
         if kept:
             ask = (
                 f"That broke off or was not readable after this point. Expected: {wanted}. Give "
@@ -425,7 +410,7 @@ class _Reading:
         ask = f"That could not be read. Answer again with nothing but {wanted}."
         return [
             *messages,
-            {"role": "assistant", "content": self.text},
+            {"role": "assistant", "content": text},
             {"role": "user", "content": ask},
         ]
 

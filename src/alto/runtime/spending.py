@@ -6,7 +6,7 @@ for the budget will not come back. What the stage says of errors (`on_error`) ho
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from ..core.budget import Account
 from ..core.calls import Call, Delta
 from ..core.execution import Invocation
 from ..core.path import show
-from ..engines.protocol import Engine, Take
+from ..engines.protocol import Engine, Read, Take
 from ..errors import StageError
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 async def read(
     run: Run,
     invocation: Invocation,
+    reading: Read,
     call: Call,
     take: Take,
-    reading: Callable[[Call, Take], Awaitable[None]],
 ) -> None:
     """Have a call read (by `reading`) as far as the budget goes."""
     with _opened(run, invocation, call) as account:

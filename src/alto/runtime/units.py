@@ -16,6 +16,7 @@ from ..annotations import stream_element
 from ..config import StageConfig
 from ..core.calls import Call
 from ..core.execution import Invocation
+from ..engines.protocol import Read
 from ..errors import StageError, StageMistake
 from ..stages import LM, Stage
 from .batches import Batch, given
@@ -72,18 +73,21 @@ class Unit:
         """An LM stage whose prompt comes from just calling its function."""
         self.template: Call | None = None
         """Of an LM stage: what its calls have in common, once there was one."""
+        self.reads: dict[str, Read] = {}
+        """How those of its engines are read, by name, that have been called."""
         self.batches: dict[Any, Batch] = {}
         self.pretends = stage.name in runtime.durations
         """It is said to take some time, on virtual time."""
+        self.direct = not self.gated and self.batch is None
+        """What is ready starts: it waits for no place and no batch."""
         self.plain = (
             self.is_async
+            and self.direct
             and not self.pretends
             and not self.is_generator
-            and not self.gated
             and not self.is_lm
             and not self.fans_out
             and not self.positional
-            and self.batch is None
         )
 
     async def function(self, place: Place | None) -> Callable[..., Any]:
