@@ -274,6 +274,15 @@ def test_any_text_is_read_the_same_in_two_pieces(text: str, at: int) -> None:
     assert cut(claims, text) == cut(claims, [text])
 
 
+tokens = st.sampled_from(['{"text": ', '{"x": "}"}', '"text": "a"', *'{}[]":,\\ \n1'])
+
+
+@settings(deadline=None)
+@given(st.lists(tokens, max_size=14).map("".join))
+def test_an_object_that_comes_at_once_is_read_as_one_that_comes_in_letters(text: str) -> None:
+    everywhere(claims, text)
+
+
 def steps(text: str, size: int) -> int:
     """How many bytecodes the cutter runs; what it does in C is one search from where it stopped."""
     count = 0

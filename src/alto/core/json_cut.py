@@ -54,6 +54,12 @@ _IN_NAME = re.compile(r'["\\\n]')
 _VISIBLE = re.compile(r"[^ \t\r\n]")
 _ELEMENT = re.compile(r"[^ \t\r\n,]")
 _BARE_END = re.compile(r"[ \t\r\n,\[\]{}]")
+_PLAIN = r'[^"\\{}\[\]]*'
+_STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+_MEMBERS = rf"{_PLAIN}(?:{_STRING}{_PLAIN})*}}"
+_NAME = rf'[ \t\r\n]*"([^"\\\n]{{0,{FIRST_NAME_CHARS_MAX}}})"[ \t\r\n]*:'
+_FLAT = re.compile(rf"{{{_MEMBERS}", re.DOTALL)
+_FLAT_NAMED = re.compile(rf"{{{_NAME}{_MEMBERS}", re.DOTALL)
 _BEFORE_EMPTY = ("", ":", "`")
 _CLOSER = {"{": "}", "[": "]"}
 
@@ -216,6 +222,11 @@ class JsonItems:
     def _prose(self, text: str, at: int) -> int:
         found = _IN_PROSE.search(text, at)
         end = len(text) if found is None else found.start()
+        if self._fields is not None and found is not None and not self._whole:
+            flat = _FLAT_NAMED.match(text, end)
+            if flat is not None and flat[1] in self._fields and flat[1] != self._wrapper:
+                self._first = self._wraps = False
+                return self._flat(text, end, flat.end())
         *ended, line = text[at:end].split("\n")
         self._before = line.rstrip()[-1:] or ("" if ended else self._before)
         if found is None:
@@ -370,6 +381,8 @@ class JsonItems:
             # An array in the array, though items are none: its elements are the items.
             self._stack.append("]")
             return at + 1
+        if mark == "{" and (flat := _FLAT.match(text, at)) is not None:
+            return self._flat(text, at, flat.end())
         self._capture(at)
         if mark == '"':
             return self._string(at, JsonItems._elements)
@@ -431,6 +444,14 @@ class JsonItems:
         return len(text)
 
     # What states do:
+
+    def _flat(self, text: str, at: int, end: int) -> int:
+        """An item that is all there and holds no brackets: the same, without going through it."""
+        self._before = ""
+        self.seen = True
+        self._mark = at
+        self._emit(text, end)
+        return end
 
     def _around(self) -> _State:
         """The state in the innermost bracket that is open."""

@@ -19,8 +19,6 @@ class PoolReader:
     """One call's generator, seen from the pool, and the text it has given on."""
 
     __slots__ = (
-        "_begin",
-        "_take",
         "asked",
         "before",
         "call",
@@ -62,26 +60,31 @@ class PoolReader:
         self.error: AltoError | None = None
         """Why there will be no (more) answer."""
         self.waiter: asyncio.Future[None] | None = None
-        self._take: Take
-        self._begin: Callable[[PoolReader], None]
 
     def take_by(self, take: Take, begin: Callable[[PoolReader], None]) -> Take:
         """What a replica is given that hands its pieces on itself: each is kept, and passed on to
         `take`. `begin` is told of the first."""
-        self._take, self._begin = take, begin
-        return self._taken
 
-    def _taken(self, piece: str) -> bool | Awaitable[bool]:
-        if not self.writing:
-            self._begin(self)
-        if piece.__class__ is Delta:
-            piece = text_of(piece)
-        self.given.append(piece)
-        going = self._take(piece)
-        if going is True:
-            return True
-        self.enough = going is False
-        return False if going is False else self._waited(going)
+        keep: Callable[[str], None]
+
+        def first(piece: str) -> None:
+            nonlocal keep
+            keep = self.given.append
+            begin(self)
+            keep(piece)
+
+        def taken(piece: str) -> bool | Awaitable[bool]:
+            if piece.__class__ is Delta:
+                piece = text_of(piece)
+            keep(piece)
+            going = take(piece)
+            if going is True:
+                return True
+            self.enough = going is False
+            return False if going is False else self._waited(going)
+
+        keep = first
+        return taken
 
     async def _waited(self, going: Awaitable[bool]) -> bool:
         goes_on = await going
