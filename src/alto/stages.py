@@ -205,6 +205,8 @@ class LM(Stage[P, R]):
                 f"stage {self.name}: @lm on a class, expected a function that returns the prompt, "
                 "or yields the parts of it. Its return annotation says how the LM's text is read."
             )
+        if not isinstance(prewarm, bool):
+            raise GraphError(f"stage {self.name}: prewarm is {prewarm!r}, expected True or False.")
         if prewarm and self.is_async and not self.is_generator:
             raise GraphError(
                 f"stage {self.name}: prewarm={prewarm!r} on an async function that returns its "

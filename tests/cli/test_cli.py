@@ -143,6 +143,35 @@ def test_check_tells_of_the_graph_and_of_the_configuration(tmp_path: Path) -> No
     assert len(json.loads(listed.output)["problems"]) == 3
 
 
+def test_check_opens_what_needs_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    config = tmp_path / "other.toml"
+    config.write_text(
+        "[engines.chat]\nkind = 'openai'\nmodel = 'm'\n[engines.old]\npath = 'gone.jsonl'\n"
+        "[engines.live]\nurl = 'http://127.0.0.1:9/v1'\nmodel = 'm'\n"
+    )
+    listed = json.loads(alto("check", f"{APP}:check", "--config", str(config), "--json").output)[
+        "problems"
+    ]
+    assert len(listed) == 2
+    assert "engine chat: alto.OpenAI has no URL" in listed[0]
+    assert "engine old: cannot read the recording 'gone.jsonl'" in listed[1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_full_disk_is_one_clear_line() -> None:
+    with open("/dev/full", "w") as full:
+        shown = subprocess.run(
+            [sys.executable, "-m", "alto", "graph", f"{APP}:doubles"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert shown.returncode == 1
+    assert shown.stderr.startswith("error: the output cannot be written: No space left")
+
+
 def test_check_warns_of_settings_for_a_stage_that_is_called_otherwise(tmp_path: Path) -> None:
     config = tmp_path / "other.toml"
     config.write_text(

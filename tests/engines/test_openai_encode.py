@@ -119,6 +119,26 @@ def test_a_request_has_the_texts_and_the_options() -> None:
     with_server(giving(lambda request: (200, answered(request))), main, extra={"truncate": True})
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"input": "x"}, "embed: input is 'x'; ALTO writes this field"),
+        ({"extra": {"input": ["x"]}}, "embed: input is .*; ALTO writes this field"),
+        ({"extra": 3}, "embed: extra is 3, expected a dict"),
+        ({"model": 5}, "embed: model is 5, expected a model's name"),
+    ],
+)
+def test_an_option_cannot_change_the_texts(wrong: dict[str, Any], message: str) -> None:
+    async def main(pool: Pool, server: Hostile) -> None:
+        with pytest.raises(ValueError, match=message):
+            await pool.embed(["a"], **wrong)
+        with pytest.raises(ValueError, match=r"rerank: texts is .*; ALTO writes this field"):
+            await pool.rerank("q", ["a"], texts=["b"])
+        assert server.requests == []
+
+    with_server(giving(lambda request: (200, answered(request))), main)
+
+
 def test_callers_share_a_request() -> None:
     async def main(pool: Pool, server: Hostile) -> None:
         texts = [f"text {n}" for n in range(30)]

@@ -84,6 +84,16 @@ def test_a_blocking_stage_reads_deltas_with_for() -> None:
     assert made.extra == {"top_k": 3}
 
 
+def test_extra_fields_may_be_given_as_such() -> None:
+    @stage
+    async def asks(x: str) -> str:
+        return await EngineHandle("chat").complete(x, top_k=3, extra={"min_p": 0.1})
+
+    _, engine = call(asks, "a b c")
+    [made] = engine.calls
+    assert made.extra == {"top_k": 3, "min_p": 0.1}
+
+
 def test_an_async_stage_reads_them_with_async_for() -> None:
     @stage
     async def reads(x: str) -> list[str]:

@@ -6,11 +6,14 @@ command line itself is wrong; 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import click
 
 from ..errors import AltoError, GraphError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 class _Group(click.Group):
@@ -32,6 +35,11 @@ class _Group(click.Group):
         except BrokenPipeError:
             # whoever read our output has gone; there is nobody left to tell
             sys.stderr.close()
+            ctx.exit(1)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            click.echo(f"error: the output cannot be written: {error.strerror}", err=True)
             ctx.exit(1)
         return None
 

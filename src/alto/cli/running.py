@@ -209,7 +209,8 @@ def _line(event: Event) -> str:
 @click.option("--json", "as_json", is_flag=True, help="The problems as JSON.")
 @click.pass_context
 def check(ctx: click.Context, pipeline: str, config_path: Path | None, as_json: bool) -> None:
-    """Check PIPELINE (module:object): its graph, and its engines if a configuration is given.
+    """Check PIPELINE (module:object): its graph, and its engines if a configuration is given. No
+    server is asked.
 
     All problems are printed at once; the exit code is 1 if there are any.
 
@@ -225,6 +226,8 @@ def check(ctx: click.Context, pipeline: str, config_path: Path | None, as_json: 
         warnings += _misnamed(target, config)
         if config_path is not None or config.engines:
             problems += Runtime(config).problems(target)
+    if config is not None:
+        problems += asyncio.run(_unopened(config))
     if as_json:
         click.echo(json.dumps({"problems": problems, "warnings": warnings}, ensure_ascii=False))
     else:
@@ -258,6 +261,18 @@ def _loaded(
     except AltoError as error:
         problems.append(str(error))
     return target, config, problems
+
+
+async def _unopened(config: Config) -> list[str]:
+    """What keeps engines from being opened, such as a recording that is not there. Nothing is
+    connected to for it."""
+    problems = []
+    for name, spec in config.engines.items():
+        try:
+            await spec.open(name).aclose()
+        except AltoError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _misnamed(target: Pipeline[Any, Any], config: Config) -> list[str]:

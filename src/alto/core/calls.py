@@ -129,6 +129,13 @@ def mistake(options: Mapping[str, Any]) -> str | None:
 _WRITTEN_BY_ALTO = ("messages", "stream")
 
 
+def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request's body among options that have no name of their own here: those given
+    as `extra=`, and all others."""
+    fields = dict(options)
+    return fields | dict(fields.pop("extra", None) or {})
+
+
 def _is_number(value: Any, kinds: type | UnionType = int | float) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
 

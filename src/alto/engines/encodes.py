@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, overload
 
-from ..core.calls import Call, Delta, Usage
+from ..core.calls import Call, Delta, Usage, fields_of, mistake
 from ..core.encode import (
     BadAnswer,
     EmbedCall,
@@ -168,7 +168,7 @@ def embed_call(texts: str | Sequence[str], options: dict[str, Any]) -> EmbedCall
     if dimensions is not None and (not isinstance(dimensions, int) or dimensions < 1):
         raise ValueError(f"embed: dimensions is {dimensions!r}, expected a whole number above 0")
     inputs = [texts] if isinstance(texts, str) else _strings(texts, "embed", "text")
-    return EmbedCall(inputs=inputs, extra=options, **named)
+    return EmbedCall(inputs=inputs, extra=_extra("embed", options, named, ("input",)), **named)
 
 
 def rerank_call(
@@ -183,7 +183,26 @@ def rerank_call(
         raise TypeError("rerank: documents is one string, expected a list of strings")
     texts = _strings(documents, "rerank", "document")
     named = _named(options, "model", "deadline")
-    return RerankCall(query=query, documents=texts, top_n=top_n, extra=options, **named)
+    extra = _extra("rerank", options, named, ("query", "documents", "texts"))
+    return RerankCall(query=query, documents=texts, top_n=top_n, extra=extra, **named)
+
+
+def _extra(
+    verb: str, options: dict[str, Any], named: dict[str, Any], ours: tuple[str, ...]
+) -> dict[str, Any]:
+    """The other fields of the request's body. Raises `ValueError` for one that is written here: it
+    would have other texts answered than were given."""
+    wrong = mistake({"model": named.get("model"), "extra": options.get("extra")})
+    if wrong is not None:
+        raise ValueError(f"{verb}: {wrong}")
+    fields = fields_of(options)
+    for name in ours:
+        if name in fields:
+            raise ValueError(
+                f"{verb}: {name} is {str(fields[name])[:80]!r}; ALTO writes this field of the "
+                "request's body itself. Leave it out."
+            )
+    return fields
 
 
 def _named(options: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from contextlib import aclosing
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ..core.calls import Call, Delta, Message, is_message, mistake
+from ..core.calls import Call, Delta, Message, fields_of, is_message, mistake
 from ..core.encode import EmbedCall, Ranking, RerankCall, Vector, Vectors
 from ..core.execution import Invocation
 from ..engines.encodes import embed_call, rerank_call
@@ -241,6 +241,6 @@ def free_call(engine: str, messages: str | list[Message], options: dict[str, Any
     return Call(
         messages=messages,
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        extra=options,
+        extra=fields_of(options),
         **named,
     )
