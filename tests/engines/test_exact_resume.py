@@ -137,7 +137,8 @@ def test_a_connection_cut_in_mid_text_is_gone_on_with_from_the_tokens(text: str)
             assert last.finish_reason == "stop"
             if text == TEXT:  # there a token is one id
                 written = len(body["prompt"]) - alone.prompt_tokens
-                assert 10 < written < 25
+                # At least one token an event, and more where the server is behind.
+                assert 10 < written < alone.completion_tokens
                 assert usage.completion_tokens == alone.completion_tokens
                 assert usage.prompt_tokens == 2 * alone.prompt_tokens + written
             pool.check()
