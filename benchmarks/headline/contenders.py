@@ -21,7 +21,8 @@ from alto.core.policies.prompt_aware import PromptAware
 from alto.core.replicas import Limits
 from alto.core.scheduling import Candidate, Facts, Policy
 from alto.engines.pool import Pool
-from alto.engines.protocol import Engine, Replica, Take
+from alto.engines.pool_reader import Kept
+from alto.engines.protocol import Engine, Keeper, Replica, Take
 
 from .settings import TABLE
 
@@ -57,7 +58,7 @@ class Logged(Pool):
 
     log: list[Span] | None = None
 
-    async def read(self, call: Call, take: Take) -> None:
+    async def read_for(self, call: Call, take: Take, keeper: Keeper) -> None:
         assert self.log is not None
         now = asyncio.get_running_loop().time
         span = Span(call.request, call.stage, call.path, now())
@@ -67,7 +68,8 @@ class Logged(Pool):
             span.begun = span.begun or now()
             return take(delta)
 
-        await super().read(call, seen)
+        kept = Kept(seen)
+        await super().read_for(call, kept.take, kept)
         span.ended = now()
 
 

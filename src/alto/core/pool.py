@@ -284,8 +284,7 @@ class CallPool:
         assert waiting == self.waiting, (waiting, self.waiting)
         assert counts == [replica.sequences for replica in self.replicas], counts
         for replica in self.replicas:
-            assert replica.sequences or not replica.prefill_tokens, replica.name
-            replica.cache.index.check()
+            replica.check(self.now)
         held = self._rate_at is not None or self._next.until is not None
         queued = self._waiting.queued
         assert not (queued and not held and any(one.takes(self.now) for one in self.replicas))

@@ -166,6 +166,9 @@ class ReplicaState:
         self.share = 1.0
         """Of its room, the part that is this pool's by its demand."""
         self.sequences_limit = float(min(limits.sequences_start, limits.sequences_max))
+        self.easy = 0
+        """With fewer calls than this, and fewer prompt tokens than its least limit, it takes one
+        more for certain. What could make that wrong sets it to 0."""
         self.cache = PromptCache(limits.cache_tokens * 4)
         self.seen = Candidate(replica, name)
         """It, as a policy was shown it last."""
@@ -205,12 +208,18 @@ class ReplicaState:
 
     def takes(self, now: float) -> bool:
         """Would one more call be started on soon?"""
+        if self.sequences < self.easy and self.prefill_tokens < self.limits.prefill_tokens_min:
+            return True  # nearly always
         peers = self.peers
         waits = self.prefill_tokens + peers.prefill_tokens
         # Below the least limit there is no need to compute it.
         if waits >= self.limits.prefill_tokens_min and not self._reads_soon(waits):
             return False
-        return self._serves(now)
+        if not self._serves(now):
+            return False
+        if self.open_until is None and not (peers.sequences or peers.prefill_tokens):
+            self.easy = int(self.sequences_limit)
+        return True
 
     def takes_warm(self, blocks: Sequence[int], size: int, now: float) -> bool:
         """Would it take a call of which it knows most of the prompt?
@@ -366,6 +375,7 @@ class ReplicaState:
             self.openings += 1
             wish = min(error.retry_after or 0.0, self.limits.hold_max_s)
             self.open_until = now + max(pause * (0.9 + 0.2 * random.random()), wish)
+            self.easy = 0
             # If it died its cache died with it. If not, we will see what it reports.
             self.cache.index.clear()
 
@@ -377,6 +387,7 @@ class ReplicaState:
             pause = min(self.limits.open_s * 2.0**self.distrusted, self.limits.open_s_max)
             self.distrusted += 1
             self.open_until = now + pause * (0.9 + 0.2 * random.random())
+            self.easy = 0
 
     def turned_away(self, sent: Try, error: EngineError, now: float) -> None:
         """Too many, says the replica: it is well, but it has less room than thought."""
@@ -385,6 +396,7 @@ class ReplicaState:
         self.asked_s = error.retry_after
         wish = min(error.retry_after or BUSY_S, self.limits.hold_max_s)
         self.hold_until = max(self.hold_until, now + wish)
+        self.easy = 0
         self._cut(sent.sent_at, sent.sequences, now)
 
     def reported(self, running: int, waiting: int, now: float) -> None:
@@ -413,6 +425,7 @@ class ReplicaState:
         """They have so much here; so much of the room is this pool's."""
         self._pass(now)
         self.peers, self.share = peers, share
+        self.easy = 0
 
     def read_for_others(self, tokens: float) -> None:
         """So many prompt tokens of theirs were read here since they last told."""
@@ -424,6 +437,7 @@ class ReplicaState:
         anew = self.cache.told(facts, tokens_per_byte)
         if anew and self.cache.slots is not None:
             self.sequences_limit = float(min(self.limits.sequences_max, self.cache.slots))
+            self.easy = 0
         return anew
 
     # --- What is learned
@@ -464,6 +478,7 @@ class ReplicaState:
         self._cut_at = now
         self._slow_start = False
         self.sequences_limit = max(1.0, 0.75 * min(self.sequences_limit, sequences + 1.0))
+        self.easy = 0
 
     def _learn_step(self, sent: Try, tokens: float, now: float) -> None:
         assert sent.began_at is not None
@@ -498,6 +513,12 @@ class ReplicaState:
     def _pass(self, now: float) -> None:
         self._area += (self.sequences + self.peers.sequences) * (now - self.changed_at)
         self.changed_at = now
+
+    def check(self, now: float) -> None:
+        """Raise if the books do not agree."""
+        assert self.sequences or not self.prefill_tokens, self.name
+        assert self.sequences >= self.easy or self._serves(now), (self.name, self.easy)
+        self.cache.index.check()
 
 
 def candidates_of(

@@ -14,9 +14,8 @@ Always true:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -43,24 +42,16 @@ from ..core.pool_events import (
 from ..core.prefix import read
 from ..core.rate import rate_of
 from ..core.replicas import Limits
-from ..core.resume import EchoFilter, can_resume, rest_of, spent, with_usage
+from ..core.resume import can_resume, rest_of, spent, with_usage
 from ..core.scheduling import CallId, Policy, ReplicaId
 from ..errors import AltoError, EngineError
 from .ahead import Ahead, Used
 from .batch_options import BatchOptions
 from .encodes import Encodes
 from .load import PoolLoad, ReplicaLoad, load_of_replica
-from .pool_reader import PoolReader, as_delta, is_full, kept, text_of
-from .protocol import Read, Replica, Take
-
-
-@dataclass(slots=True)
-class _Opened:
-    """A stream whose first piece of text is there."""
-
-    replica: ReplicaId
-    inner: AsyncGenerator[Delta, None]
-    first: Delta
+from .pool_reader import Kept, PoolReader, as_delta, is_full, kept
+from .pool_streams import Opened, again, stop, without_echo
+from .protocol import Keeper, Read, Replica, Take
 
 
 class Pool(Encodes):
@@ -118,7 +109,7 @@ class Pool(Encodes):
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta, None]:
         """Answer one call, on the replica that the policy chooses, or on several one by one."""
-        reader = self._submit(call)
+        reader = self._submit(call, [])
         try:
             while not is_full(reader.asked):
                 inner = await self._open(reader)
@@ -141,42 +132,50 @@ class Pool(Encodes):
         finally:
             self._leave(reader)
 
-    async def read(self, call: Call, take: Take) -> None:
+    def read(self, call: Call, take: Take) -> Awaitable[None]:
         """The same for a reader that is called with each piece: cheaper than `stream` by a
-        generator. Returns at the end of the text, or when `take` has enough.
+        generator. Returns at the end of the text, or when `take` has enough."""
+        keeper = Kept(take)
+        return self.read_for(call, keeper.take, keeper)
+
+    async def read_for(self, call: Call, take: Take, keeper: Keeper) -> None:
+        """As `read`, for a reader that keeps the pieces itself: cheaper by a call for each.
 
         The pieces are passed on right here: every frame between a replica and whoever waits for it
         would be gone through twice for each piece. Replicas that hand them on themselves spare that
         too, until a text breaks off.
         """
-        reader = self._submit(call)
-        keep = reader.given.append
+        given = keeper.given
+        reader = self._submit(call, given)
         try:
             while not is_full(reader.asked):
-                if self._reads and not reader.given:
+                if self._reads and not given:
                     if not reader.sends or self._closed:
                         await self._sent(reader)
                     reader.replica = reader.sends.pop(0)
+                    keeper.first = partial(self._begin, reader)
                     try:
-                        await self._reads[reader.replica](
-                            reader.asked, reader.take_by(take, self._begin)
-                        )
-                        if not reader.enough:
+                        await self._reads[reader.replica](reader.asked, take)
+                        if not keeper.enough:
                             self._finish(reader)
                         return
                     except Exception as error:
                         if self._is_over(reader, error):
                             return
                         continue
+                keeper.first = None
                 inner = await self._open(reader)
                 try:
                     before = reader.before
                     async for delta in inner:
                         if not reader.writing:
                             self._begin(reader)
-                        piece = text_of(delta) if delta.__class__ is Delta else delta
-                        keep(piece)
-                        going = take(piece if before is None else with_usage(delta, before))
+                        piece = kept(delta)
+                        if before is None:
+                            going = take(piece)
+                        else:
+                            going = take(with_usage(delta, before))
+                            given[-1] = piece  # which says what it cost by itself
                         if going is not True and (going is False or not await going):
                             return
                     self._finish(reader)
@@ -191,6 +190,7 @@ class Pool(Encodes):
             if not isinstance(going, bool):
                 await going
         finally:
+            keeper.first = None
             self._leave(reader)
 
     def ahead(self, used: Used | None) -> Ahead:
@@ -286,7 +286,7 @@ class Pool(Encodes):
             opened = await self._race(reader, replica)
             if opened is not None:
                 reader.replica = opened.replica
-                return _again(opened)
+                return again(opened)
 
     async def _sent(self, reader: PoolReader) -> None:
         """Wait until the core has sent the call somewhere."""
@@ -303,7 +303,7 @@ class Pool(Encodes):
     def _pieces(self, reader: PoolReader, replica: ReplicaId) -> AsyncGenerator[Delta, None]:
         inner = self.replicas[replica].stream(reader.asked)
         if reader.given:
-            inner = _without_echo(inner, "".join(reader.given))
+            inner = without_echo(inner, "".join(reader.given))
         return inner
 
     def _begin(self, reader: PoolReader) -> None:
@@ -333,15 +333,15 @@ class Pool(Encodes):
 
     # --- Hedges
 
-    async def _race(self, reader: PoolReader, replica: ReplicaId) -> _Opened | None:
+    async def _race(self, reader: PoolReader, replica: ReplicaId) -> Opened | None:
         """Try one replica, and beside it any other that the core sends the call to meanwhile.
         None: all have failed, and the core knows.
 
         The core asks to `Drop` the losers of a race; here they are closed when it is decided.
         """
-        legs: list[asyncio.Task[_Opened | None]] = []
+        legs: list[asyncio.Task[Opened | None]] = []
         reader.sends.insert(0, replica)
-        winner: _Opened | None = None
+        winner: Opened | None = None
         try:
             while winner is None and (legs or reader.sends):
                 while reader.sends:
@@ -353,15 +353,15 @@ class Pool(Encodes):
                 for done in [leg for leg in legs if leg.done()]:
                     winner = done.result() or winner
                     legs.remove(done)
-            await _stop(legs)
+            await stop(legs)
             return winner
         except BaseException:
-            await _stop(legs)
+            await stop(legs)
             if winner is not None:
                 await winner.inner.aclose()
             raise
 
-    async def _leg(self, reader: PoolReader, replica: ReplicaId) -> _Opened | None:
+    async def _leg(self, reader: PoolReader, replica: ReplicaId) -> Opened | None:
         """The first piece from one replica. None: it failed, or another one was before it."""
         inner = self._pieces(reader, replica)
         try:
@@ -380,14 +380,14 @@ class Pool(Encodes):
             return None
         reader.writing = True
         self._tell(Began(reader.number, replica))
-        return _Opened(replica, inner, first)
+        return Opened(replica, inner, first)
 
     # --- Between generators and the core
 
-    def _submit(self, call: Call) -> PoolReader:
+    def _submit(self, call: Call, given: list[str]) -> PoolReader:
         if self._closed:
             raise self._closed_error()
-        reader = PoolReader(self._number_of(call), call)
+        reader = PoolReader(self._number_of(call), call, given)
         self._readers[reader.number] = reader
         now = asyncio.get_running_loop().time()
         event = Submitted(
@@ -454,17 +454,17 @@ class Pool(Encodes):
         del self._readers[reader.number]
         if reader.writing:
             reader.call.answered_by = self.replicas[reader.replica].name
-        part = reader.given[reader.start :] if reader.start else reader.given
-        # Many readers go when they see the finish reason, before the stream itself ends.
-        last = as_delta(part[-1]) if part else None
-        if reader.writing and last is not None and (reader.finished or last.finish_reason):
-            chars = sum(map(len, part))
-            now = asyncio.get_running_loop().time()
-            self._core.ended(reader.number, reader.replica, chars, last.usage, now)
-            if self._core.unsettled:
-                self._settle(now)
-        else:
-            self._tell(Left(reader.number))
+            part = reader.given[reader.start :] if reader.start else reader.given
+            last = as_delta(part[-1]) if part else None
+            # Many readers go when they see the finish reason, before the stream itself ends.
+            if last is not None and last.finish_reason is not None:
+                now = asyncio.get_running_loop().time()
+                chars = sum(map(len, part))
+                self._core.ended(reader.number, reader.replica, chars, last.usage, now)
+                if self._core.unsettled:
+                    self._settle(now)
+                return
+        self._tell(Left(reader.number))
 
     def _tell(self, event: Event) -> None:
         """Let the core decide, and do what it says."""
@@ -562,31 +562,3 @@ def _reads(replicas: Sequence[Replica]) -> list[Read]:
             return []
         found.append(read)
     return found
-
-
-async def _stop(legs: Sequence[asyncio.Task[_Opened | None]]) -> None:
-    """Close what lost a race, and what had won it when its reader went away."""
-    for leg in legs:
-        leg.cancel()
-    for result in await asyncio.gather(*legs, return_exceptions=True):
-        if isinstance(result, _Opened):
-            await result.inner.aclose()
-
-
-async def _again(opened: _Opened) -> AsyncGenerator[Delta, None]:
-    """A stream whose first piece was read ahead."""
-    async with aclosing(opened.inner):
-        yield opened.first
-        async for delta in opened.inner:
-            yield delta
-
-
-async def _without_echo(
-    inner: AsyncGenerator[Delta, None], text: str
-) -> AsyncGenerator[Delta, None]:
-    """The rest of a text, from an engine that may repeat its beginning."""
-    echo = EchoFilter(text)
-    async with aclosing(inner):
-        async for delta in inner:
-            for new in echo.feed(delta):
-                yield new

@@ -6,13 +6,13 @@ The text is kept in case the replica breaks off and another one has to go on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import replace
 
 from ..core.calls import Call, Delta, Usage
 from ..core.scheduling import CallId, ReplicaId
 from ..errors import AltoError
-from .protocol import Take
+from .protocol import Keeper, Take
 
 
 class PoolReader:
@@ -22,7 +22,6 @@ class PoolReader:
         "asked",
         "before",
         "call",
-        "enough",
         "error",
         "finished",
         "given",
@@ -34,23 +33,20 @@ class PoolReader:
         "writing",
     )
 
-    def __init__(self, number: CallId, call: Call) -> None:
+    def __init__(self, number: CallId, call: Call, given: list[str]) -> None:
         self.number = number
         self.call = call
         """As the reader asked."""
         self.asked = _from_the_first_token(call)
         """As the next replica is asked: for the rest, once there is text."""
-        self.given: list[str] = []
-        """All that was given on: a `Delta` where it carries more than text, else a plain string.
-        (A `Delta` is an object of which the garbage collector keeps count, a string is not.)"""
+        self.given = given
+        """All that was given on, see `Keeper.given`."""
         self.start = 0
         """From here on `given` is of the present try."""
         self.before: Usage | None = None
         """What tries that broke in mid-text have cost; None if none did."""
         self.finished = False
         """The present try gave all it had."""
-        self.enough = False
-        """The reader wants no more of it."""
         self.writing = False
         """A try has begun and not broken; there is never a second."""
         self.replica = ReplicaId(0)
@@ -61,39 +57,38 @@ class PoolReader:
         """Why there will be no (more) answer."""
         self.waiter: asyncio.Future[None] | None = None
 
-    def take_by(self, take: Take, begin: Callable[[PoolReader], None]) -> Take:
-        """What a replica is given that hands its pieces on itself: each is kept, and passed on to
-        `take`. `begin` is told of the first."""
+    def wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
 
-        keep: Callable[[str], None]
 
-        def first(piece: str) -> None:
-            nonlocal keep
-            keep = self.given.append
-            begin(self)
-            keep(piece)
+class Kept(Keeper):
+    """Keeps the pieces for a reader that does nothing but take them."""
 
-        def taken(piece: str) -> bool | Awaitable[bool]:
-            if piece.__class__ is Delta:
-                piece = text_of(piece)
-            keep(piece)
-            going = take(piece)
-            if going is True:
-                return True
-            self.enough = going is False
-            return False if going is False else self._waited(going)
+    __slots__ = ("_take",)
 
-        keep = first
-        return taken
+    def __init__(self, take: Take) -> None:
+        super().__init__()
+        self._take = take
+
+    def take(self, piece: str) -> bool | Awaitable[bool]:
+        """One piece."""
+        if (first := self.first) is not None:
+            self.first = None
+            first()
+        if piece.__class__ is Delta:
+            piece = text_of(piece)
+        self.given.append(piece)
+        going = self._take(piece)
+        if isinstance(going, bool):
+            self.enough = not going
+            return going
+        return self._waited(going)
 
     async def _waited(self, going: Awaitable[bool]) -> bool:
         goes_on = await going
         self.enough = not goes_on
         return goes_on
-
-    def wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
 
 
 text_of = str.__str__

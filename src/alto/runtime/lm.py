@@ -20,7 +20,7 @@ from ..core.cut import Cutter
 from ..core.execution import Invocation
 from ..core.scope import PENDING
 from ..core.think import ThinkSplitter
-from ..engines.protocol import Engine, Read, Take
+from ..engines.protocol import Engine, Keeper, Read, ReadFor, Take
 from ..errors import EngineError, ParseError
 from ..stages import LM
 from ..structs import Reader
@@ -65,7 +65,7 @@ async def call(
     read = _read_of(run, unit, invocation)
     reading = _Reading(run, unit, invocation, run.runtime.reader(stage))
     for attempt in range(1, PARSE_TRIES + 1):
-        await read(template, reading.begin())
+        await read(template, reading.begin(), reading)
         error = await reading.end()
         if reading.stopped:
             return
@@ -158,7 +158,7 @@ def _template(run: Run, unit: Unit, stage: LM[Any, Any]) -> Call:
     )
 
 
-def _read_of(run: Run, unit: Unit, invocation: Invocation) -> Read:
+def _read_of(run: Run, unit: Unit, invocation: Invocation) -> ReadFor:
     """How what answers the stage's calls is read: to its end, or until `take` has enough."""
     if len(unit.engines) > 1:
         return partial(_read_one_of, run, unit, invocation)
@@ -166,34 +166,32 @@ def _read_of(run: Run, unit: Unit, invocation: Invocation) -> Read:
 
 
 async def _read_one_of(
-    run: Run, unit: Unit, invocation: Invocation, template: Call, take: Take
+    run: Run, unit: Unit, invocation: Invocation, template: Call, take: Take, keeper: Keeper
 ) -> None:
     """Read the first engine that answers; the next one when an engine fails before its first
     piece."""
     for position, name in enumerate(unit.engines):
         read = _read_engine(run, unit, invocation, name)
-        begun = False
-
-        def noted(piece: str) -> bool | Awaitable[bool]:
-            nonlocal begun
-            begun = True
-            return take(piece)
-
-        last = position == len(unit.engines) - 1
         try:
-            await read(template, take if last else noted)
+            await read(template, take, keeper)
             return
         except EngineError:
-            if begun or last:
+            if keeper.given or position == len(unit.engines) - 1:
                 raise
 
 
-def _read_engine(run: Run, unit: Unit, invocation: Invocation, name: str) -> Read:
+def _read_engine(run: Run, unit: Unit, invocation: Invocation, name: str) -> ReadFor:
     read = unit.reads.get(name)
     if read is None:
         engine = run.runtime.engine(name, unit.name)
-        read = unit.reads[name] = getattr(engine, "read", None) or partial(_streamed, engine)
+        read = unit.reads[name] = getattr(engine, "read_for", None) or _plainly(engine)
     return read if run.budget is None else partial(spending.read, run, invocation, read)
+
+
+def _plainly(engine: Engine) -> ReadFor:
+    """How an engine is read that does not look at what a reader keeps."""
+    read: Read = getattr(engine, "read", None) or partial(_streamed, engine)
+    return lambda template, take, keeper: read(template, take)
 
 
 async def _streamed(engine: Engine, template: Call, take: Take) -> None:
@@ -204,7 +202,7 @@ async def _streamed(engine: Engine, template: Call, take: Take) -> None:
                 return
 
 
-class _Reading:
+class _Reading(Keeper):
     """Reads the text of one attempt into items.
 
     The cutter is given a piece when something may come of it, along with those before it that have
@@ -233,6 +231,7 @@ class _Reading:
     )
 
     def __init__(self, run: Run, unit: Unit, invocation: Invocation, reader: Reader[Any]) -> None:
+        super().__init__()
         self.run = run
         self.invocation = invocation
         self.reader = reader
@@ -249,7 +248,9 @@ class _Reading:
     def begin(self) -> Take:
         """Start to read an answer of an engine, with what is returned."""
         self.cutter: Cutter[Any] = self.reader.new()
-        self.pieces: list[str] = []
+        self.given = []
+        self.enough = False
+        self.pieces = self.given  # the same without what is thought
         self.fed = 0  # of these the cutter has had so many
         self.think: ThinkSplitter | None = None
         self.finish_reason: str | None = None
@@ -258,7 +259,8 @@ class _Reading:
         self.truncated = False
         if self.fans_out:
             self._look_out()
-        search, room, keep = self.search, self.room, self.pieces.append
+        search, keep = self.search, self.given.append
+        room = 0  # the first piece is looked at
 
         def take(text: str) -> bool | Awaitable[bool]:
             """One piece: this runs once a token."""
@@ -282,10 +284,19 @@ class _Reading:
         self.room = room if self.think is None else 0
 
     def _look(self, text: str) -> bool | Awaitable[bool]:
-        """A piece of which something may come."""
+        """A piece of which something may come, or the first."""
+        if not self.given:
+            if (first := self.first) is not None:
+                self.first = None
+                first()
+            if len(text) < self.room and self.search(text) is None:
+                self.room -= len(text)
+                self.given.append(text)
+                return True
         if "<" in text or self.think is not None:
-            text = self._without_thinking(text)
-        self.pieces.append(text)
+            self._without_thinking(text)
+        else:
+            self.given.append(text)
         if not self.fans_out:
             self.room = 0
             return True
@@ -296,8 +307,10 @@ class _Reading:
                 return self._wait(items)
         except Exception as error:  # ours, not the engine's: it must not be tried elsewhere
             self.failed = error
+            self.enough = True
             return False
-        return self.cutter.error is None
+        self.enough = self.cutter.error is not None
+        return not self.enough
 
     def _cut(self) -> list[Any]:
         """The items that the pieces complete which the cutter has not had yet."""
@@ -330,24 +343,27 @@ class _Reading:
         return cutter.error
 
     def _note(self, piece: str) -> str:
-        """What a piece carries besides text is noted here; the text is returned."""
-        if isinstance(piece, Delta):
-            if piece.reasoning:
-                self._reason(piece.reasoning)
-            if piece.finish_reason is not None:
-                self.finish_reason = piece.finish_reason
-            if piece.usage is not None:
-                self.run.usage = self.run.usage + piece.usage
-        return str.__str__(piece)
+        """Note what a piece carries besides text. One that carries nothing becomes a string."""
+        if piece.__class__ is Delta or not isinstance(piece, Delta):
+            return str.__str__(piece)
+        if piece.reasoning:
+            self._reason(piece.reasoning)
+        if piece.finish_reason is not None:
+            self.finish_reason = piece.finish_reason
+        if piece.usage is not None:
+            self.run.usage = self.run.usage + piece.usage
+        return piece
 
-    def _without_thinking(self, text: str) -> str:
+    def _without_thinking(self, text: str) -> None:
         if self.think is None:
             self.think = ThinkSplitter()
+            self.pieces = list(self.given)
             self.think.feed("".join(self.pieces))  # it has seen this before
+        self.given.append(text)
         text, reasoning = self.think.feed(text)
         if reasoning:
             self._reason(reasoning)
-        return text
+        self.pieces.append(text)
 
     async def _pass(self, items: list[Any]) -> bool:
         """Hand items to the core; False when the attempt is over."""
@@ -383,7 +399,7 @@ class _Reading:
             run.pump()
             if go_on and not items:
                 return True
-        self.stopped = True
+        self.stopped = self.enough = True
         return False
 
     def _reason(self, text: str) -> None:

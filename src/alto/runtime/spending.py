@@ -14,7 +14,8 @@ from ..core.budget import Account
 from ..core.calls import Call, Delta
 from ..core.execution import Invocation
 from ..core.path import show
-from ..engines.protocol import Engine, Read, Take
+from ..engines.pool_reader import Kept
+from ..engines.protocol import Engine, Keeper, ReadFor, Take
 from ..errors import StageError
 
 if TYPE_CHECKING:
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 async def read(
     run: Run,
     invocation: Invocation,
-    reading: Read,
+    reading: ReadFor,
     call: Call,
     take: Take,
+    keeper: Keeper,
 ) -> None:
     """Have a call read (by `reading`) as far as the budget goes."""
     with _opened(run, invocation, call) as account:
@@ -39,8 +41,9 @@ async def read(
                 return going
             return False if isinstance(going, bool) else _then_stop(going)
 
+        kept = Kept(counted)
         try:
-            await reading(account.call, counted)
+            await reading(account.call, kept.take, kept)
         finally:
             call.answered_by = account.call.answered_by
 

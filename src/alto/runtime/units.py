@@ -16,7 +16,7 @@ from ..annotations import stream_element
 from ..config import StageConfig
 from ..core.calls import Call
 from ..core.execution import Invocation
-from ..engines.protocol import Read
+from ..engines.protocol import ReadFor
 from ..errors import StageError, StageMistake
 from ..stages import LM, Stage
 from .batches import Batch, given
@@ -73,7 +73,7 @@ class Unit:
         """An LM stage whose prompt comes from just calling its function."""
         self.template: Call | None = None
         """Of an LM stage: what its calls have in common, once there was one."""
-        self.reads: dict[str, Read] = {}
+        self.reads: dict[str, ReadFor] = {}
         """How those of its engines are read, by name, that have been called."""
         self.batches: dict[Any, Batch] = {}
         self.pretends = stage.name in runtime.durations
