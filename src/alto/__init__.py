@@ -32,8 +32,8 @@ from .errors import (
 from .pipeline import Pipeline, either, merge, pipeline
 from .placeholder import Flow
 from .runtime.current import Current, current
-from .runtime.driver import Event
 from .runtime.embedded import Request, Runtime, run
+from .runtime.events import Event
 from .runtime.free_calls import EngineHandle
 from .stages import LM, Stage, lm, stage
 

@@ -186,6 +186,40 @@ def test_a_client_that_does_not_read_slows_the_producers() -> None:
     on_virtual_time(main)
 
 
+def test_stages_that_are_ready_together_run_together() -> None:
+    @stage
+    async def first(x: int) -> int:
+        await asyncio.sleep(1)
+        return x
+
+    @stage
+    async def slow(x: int) -> int:
+        await asyncio.sleep(1)
+        return 2 * x
+
+    @stage
+    async def slower(x: int) -> int:
+        await asyncio.sleep(2)
+        return 3 * x
+
+    @stage
+    async def add(a: int, b: int, c: int) -> int:
+        return a + b + c
+
+    @pipeline
+    def branches(x: int):
+        known = first(x)
+        return add(slow(known), slower(known), slow(first(known)))
+
+    async def main() -> None:
+        async with watched() as runtime:
+            began = asyncio.get_running_loop().time()
+            assert await runtime.call(branches, 1) == 7
+            assert asyncio.get_running_loop().time() - began == 3
+
+    on_virtual_time(main)
+
+
 def test_a_thousand_requests_at_once() -> None:
     async def main() -> None:
         async with watched() as runtime:

@@ -15,8 +15,8 @@ from .. import drawing
 from ..config import Config
 from ..errors import AltoError, ConfigError, GraphError, StageError
 from ..pipeline import Pipeline
-from ..runtime.driver import Event
 from ..runtime.embedded import Runtime
+from ..runtime.events import Event
 from ..stages import LM
 from ..values import to_jsonable
 from . import subject

@@ -25,7 +25,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +41,7 @@ from . import places
 from .attempts import run_one
 from .batches import BatchCall
 from .current import changed, running
+from .events import Event
 from .places import Place, Places
 from .prompts import KeptStream
 from .readers import LiveStream, wake
@@ -64,26 +64,6 @@ CLIENT_EVENTS_MAX = 1024
 
 CLEANUP_S = 5.0
 """How long the end of a request waits for its cancelled tasks to clean up."""
-
-
-@dataclass(slots=True)
-class Event:
-    """Something for the client of a request.
-
-    `output` names an output of the pipeline, `path` says which item, `value` is it. An item that
-    replaces one given before is `revised`; one taken back is `withdrawn` (`value` is None). With
-    `progress`, a stage called `current().emit(output, value)`. `usage` is what the request's LM
-    calls have used so far.
-    """
-
-    output: str
-    path: Path
-    value: Any
-    revised: bool = False
-    withdrawn: bool = False
-    progress: bool = False
-    stage: str = ""
-    usage: Usage | None = None
 
 
 def same(a: Any, b: Any) -> bool:
@@ -448,6 +428,8 @@ class Run:
         count = 0
         while ready or granted:
             invocation = self._next()
+            if ready or granted:
+                self.schedule()  # this task has its hands full as soon as it waits
             if invocation is None:
                 continue
             unit = units[invocation.use.index]

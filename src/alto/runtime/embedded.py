@@ -35,7 +35,8 @@ from ..templates import prefix_of
 from . import shedding
 from .barrier import BarrierRun
 from .boundaries import Boundaries
-from .driver import CLEANUP_S, Event, Run
+from .driver import CLEANUP_S, Run
+from .events import Event
 from .threads import Threads, start_thread, tell
 from .units import Unit
 
