@@ -40,9 +40,7 @@ class Flight:
     stage: str
     deadline: float | None
     max_tokens: int | None
-    since: float
-    """When its request came to this pool."""
-    request: str
+    request: Request
     due: float
     tries: list[Try] = field(default_factory=list)
     waiting: bool = True
@@ -60,7 +58,7 @@ class Flight:
     """Since when it waits for a replica that knows its prompt though another would take it."""
 
 
-def flight_of(event: Submitted, growing: Growing | None, since: float, due: float) -> Flight:
+def flight_of(event: Submitted, growing: Growing | None, request: Request, due: float) -> Flight:
     """A call that was submitted, and what was known of it while it grew."""
     flight = Flight(
         event.call,
@@ -68,8 +66,7 @@ def flight_of(event: Submitted, growing: Growing | None, since: float, due: floa
         event.stage,
         event.deadline,
         event.max_tokens,
-        since,
-        event.request,
+        request,
         due,
     )
     if growing is not None:
@@ -96,42 +93,47 @@ class Counts:
         self.refused[name] = self.refused.get(name, 0) + 1
 
 
+@dataclass(slots=True)
+class Request:
+    """A request, as far as it concerns a pool."""
+
+    since: float
+    """When its first call came."""
+    calls: int = 0
+    """Those of it that are not gone."""
+
+    @property
+    def weight(self) -> float:
+        """How much it waits for one of its calls here; see `Facts.weight`."""
+        return _weight(self.calls)
+
+
 class Requests:
-    """What a pool knows of the requests whose calls come to it: since when, and how many calls each
-    has here now. The ages of `remembered_max` requests are kept."""
+    """What a pool knows of the requests whose calls come to it. Of `remembered_max` requests, that
+    is: then the one unheard of for longest is forgotten."""
 
     def __init__(self, remembered_max: int) -> None:
         self.remembered_max = remembered_max
-        self._since: dict[str, float] = {}
-        self._calls: dict[str, int] = {}
+        self._known: dict[str, Request] = {}
 
-    def since(self, request: str, now: float) -> float:
-        """When the request first came here. The requests longest unheard of are forgotten first."""
-        if not request:
-            return now
-        since = self._since.pop(request, now)
-        self._since[request] = since
-        if len(self._since) > self.remembered_max:
-            del self._since[next(iter(self._since))]
-        return since
+    def get(self, name: str, now: float) -> Request:
+        """The request of that name. A call without one is alone in its own."""
+        if not name:
+            return Request(now)
+        known = self._known
+        request = known.pop(name, None)
+        if request is None:
+            request = Request(now)
+        known[name] = request
+        if len(known) > self.remembered_max:
+            del known[next(iter(known))]
+        return request
 
-    def joined(self, request: str, now: float) -> float:
-        """A call of the request came. Since when the request is here."""
-        self._calls[request] = self._calls.get(request, 0) + 1
-        return self.since(request, now)
+    def weight_with(self, name: str, more: int) -> float:
+        """How much a request would wait for one of its calls here, with so many more."""
+        known = self._known.get(name)
+        return _weight(more if known is None else known.calls + more)
 
-    def left(self, request: str) -> None:
-        """A call of the request is gone."""
-        self._calls[request] -= 1
-        if not self._calls[request]:
-            del self._calls[request]
 
-    def weight(self, request: str, more: int = 0) -> float:
-        """How much a request waits for one of its calls here, with so many more than there are;
-        see `Facts.weight`."""
-        calls = self._calls.get(request, 0) + more if request else 1
-        return 1.0 if calls == 1 else 1.0 / math.sqrt(calls)
-
-    def check(self, calls: int) -> None:
-        """Raise if these are not as many calls as the pool has."""
-        assert sum(self._calls.values()) == calls, self._calls
+def _weight(calls: int) -> float:
+    return 1.0 if calls == 1 else 1.0 / math.sqrt(calls)

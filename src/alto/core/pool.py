@@ -172,8 +172,8 @@ class CallPool:
         if waiting.count >= self.limits.waiting_max:
             self._refuse(event.call, self._refusals.overloaded(waiting.count))
             return None
-        since = self._requests.joined(event.request, now)
-        due = since + self.limits.patience_s
+        request = self._requests.get(event.request, now)
+        due = request.since + self.limits.patience_s
         if deadline is not None:
             rest_s = event.rest_s
             if rest_s is None:
@@ -184,7 +184,8 @@ class CallPool:
         if event.avoid is not None:
             self._readable.complained(event.avoid, self._random, now)
             self._dark.look(now)
-        flight = flight_of(event, growing, since, due)
+        request.calls += 1
+        flight = flight_of(event, growing, request, due)
         self._flights[event.call] = flight
         waiting.add(flight)
         if not waiting.queue and self._rate is None and not self._next.slotted:
@@ -289,7 +290,8 @@ class CallPool:
         queued = self._waiting.queued
         assert not (queued and not held and any(one.takes(self.now) for one in self.replicas))
         assert self._flights or not self._hedged
-        self._requests.check(len(self._flights))
+        requests = [flight.request for flight in self._flights.values()]
+        assert all(one.calls == sum(other is one for other in requests) for one in requests)
 
     # --- Events
 
@@ -445,8 +447,8 @@ class CallPool:
             flight.prompt.size * per_byte,
             self.texts.expected_tokens(flight.stage, flight.max_tokens),
             flight.deadline,
-            now - flight.since,
-            self._requests.weight(flight.request),
+            now - flight.request.since,
+            flight.request.weight,
         )
         verb = "choose"
         try:
@@ -593,4 +595,4 @@ class CallPool:
 
     def _remove(self, flight: Flight) -> None:
         del self._flights[flight.call]
-        self._requests.left(flight.request)
+        flight.request.calls -= 1

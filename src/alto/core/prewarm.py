@@ -183,8 +183,8 @@ class Prewarming:
             told.prompt.size * self.texts.tokens_per_byte.value,
             self.texts.expected_tokens(told.stage, told.max_tokens),
             told.deadline,
-            now - self.requests.since(told.request, now),
-            self.requests.weight(told.request, more=1),
+            now - self.requests.get(told.request, now).since,
+            self.requests.weight_with(told.request, 1),
         )
 
 

@@ -47,6 +47,8 @@ knows it. Read elsewhere, it costs that time itself, costs it again for the prom
 out there, and holds up the two or so calls that write there meanwhile."""
 BUSY_S = 0.5
 """How long a replica is left alone that is too busy and does not say for how long."""
+LATE_S = 0.25
+"""A first piece of text that comes within this time is not late, whatever was expected."""
 STALE_S = 30.0
 """Idle for longer, half of what makes a replica look slow is forgotten in each such time."""
 
@@ -445,15 +447,18 @@ class ReplicaState:
     def _judge_first(self, sent: Try, now: float) -> None:
         """Is the first piece of text late? A queue behind the replica's door would explain it."""
         took = now - sent.sent_at
-        expected = self.speed.first.at(sent.ahead_tokens + sent.uncached_tokens)
         slots = self.cache.slots  # with slots there is no such queue: no more is ever sent
-        late = slots is None and took > max(0.25, 4.0 * expected * self.slowness.value)
-        if sent.sequences > 0 and late:
+        if took > LATE_S and slots is None and sent.sequences > 0 and took > self._late_s(sent):
             self._cut(sent.sent_at, sent.sequences, now)
         elif sent.sequences + 1 >= self.sequences_limit / 2:
             rise = 1.0 if self._slow_start else 1.0 / self.sequences_limit
             most = min(self.limits.sequences_max, slots or self.limits.sequences_max)
             self.sequences_limit = min(most, self.sequences_limit + rise)
+
+    def _late_s(self, sent: Try) -> float:
+        """A first piece of text that takes longer is late."""
+        expected = self.speed.first.at(sent.ahead_tokens + sent.uncached_tokens)
+        return 4.0 * expected * self.slowness.value
 
     def _learn_reading(self, sent: Try, began_at: float, usage: Usage | None) -> None:
         uncached = sent.uncached_tokens

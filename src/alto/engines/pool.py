@@ -387,11 +387,12 @@ class Pool(Encodes):
     def _submit(self, call: Call, given: list[str]) -> PoolReader:
         if self._closed:
             raise self._closed_error()
-        reader = PoolReader(self._number_of(call), call, given)
-        self._readers[reader.number] = reader
+        number = self._number() if call.ahead is None else self._number_of(call)
+        reader = PoolReader(number, call, given)
+        self._readers[number] = reader
         now = asyncio.get_running_loop().time()
         event = Submitted(
-            reader.number,
+            number,
             read(call, hashed=self._core.uses_prefix),
             call.stage,
             call.request,
