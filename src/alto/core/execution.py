@@ -405,14 +405,16 @@ class Execution:
         """Work off everything that follows, then see whether the request is over or stuck."""
         work, moves, unjudged = self._work, self._moves, self.unjudged
         try:
-            while (work or moves or unjudged) and not self.finished:
+            while not self.finished:
                 if work:
                     node, flow, value = work.popleft()
                     settling.settled(self, node, flow, value)
                 elif moves:
                     feeding.move(self, moves.popleft())
-                else:
+                elif unjudged:
                     commit.judge(self)
+                else:
+                    break
         except Forgotten:
             pressure.forgotten(self, None)
         if not (self.open_outputs or self.reruns or self.finished):

@@ -322,14 +322,10 @@ class Feed:
             if self.hold:
                 self.given.append((found, value))
             cursor.leave()
-        self.held_bytes += taken
-        self.execution.hold(self.node, taken)
-        if found is END:
-            self.ended = True
-        elif found is WAIT:
-            self.hungry = True
-            self.execution.starve(self)
-        return found
+        if taken:
+            self.held_bytes += taken
+            self.execution.hold(self.node, taken)
+        return self._no_item(found)
 
     def skip(self) -> bool:
         """Let pass what is there, for a reader that has lost interest. True at the end."""

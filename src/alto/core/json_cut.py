@@ -180,7 +180,7 @@ class JsonItems:
     def until(self) -> Until:
         if self.error is not None or not self._brackets:
             return AT_ONCE
-        return "]}", min(self._open.room(), self._unread.room())
+        return "]}", OPEN_CHARS_MAX + 1 - max(self._open.chars, self._unread.chars)
 
     def _too_long(self) -> None:
         held = self._open if self._open.chars > OPEN_CHARS_MAX else self._unread

@@ -100,12 +100,17 @@ class Node:
 
     @property
     def path(self) -> Path:
-        parts: list[Path] = []
+        positions: list[int] = []  # from here up
         node: Node = self
         while node.parent is not None:
-            parts.append(node.key if isinstance(node.key, tuple) else (node.key,))
+            key = node.key
+            if isinstance(key, tuple):
+                positions += key[::-1]
+            else:
+                positions.append(key)
             node = node.parent
-        return tuple(position for part in reversed(parts) for position in part)
+        positions.reverse()
+        return tuple(positions)
 
     def up(self, levels: int) -> Node:
         """The ancestor this many levels up."""

@@ -191,7 +191,8 @@ class Run:
             self.schedule()
         elif self.waits:
             self.rested()
-        self.arm()
+        if execution._timers:
+            self.arm()
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
@@ -248,8 +249,6 @@ class Run:
 
     def arm(self) -> None:
         """Keep the one timer at the time at which the core wants to be woken."""
-        if not self.execution._timers:
-            return
         when = self.execution.wake_at()
         timer = self._timer
         if when is None or (timer is not None and not timer.cancelled() and timer.when() <= when):
@@ -449,7 +448,8 @@ class Run:
                         execution.now = clock()
                         execution.done(invocation, value)
                     else:
-                        await run_one(self, unit, invocation, self._placed.pop(invocation, None))
+                        place = self._placed.pop(invocation, None) if unit.gated else None
+                        await run_one(self, unit, invocation, place)
                 except BaseException as error:
                     if not self._absorb(invocation, task, error):
                         raise

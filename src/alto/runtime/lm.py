@@ -50,12 +50,12 @@ async def call(
     This frame waits for the engine's directly: each frame in between would be gone through for
     each piece of text.
     """
-    stage = unit.stage
-    assert isinstance(stage, LM)
+    reader = unit.reader
+    assert reader is not None, "an LM stage has one"
     if invocation.feeds:
         _have_enough(run, invocation)
         arguments = prompts.arguments_of(arguments)
-    template = _call(run, unit, stage, invocation, arguments, messages)
+    template = _call(run, unit, invocation, arguments, messages)
     template.ahead = ahead
     template.priority = run.priority
     if run.ticket is not None and run.deadline is not None:
@@ -63,7 +63,7 @@ async def call(
             return
         template.rest_s = run.ticket.rest_s
     read = _read_of(run, unit, invocation)
-    reading = _Reading(run, unit, invocation, run.runtime.reader(stage))
+    reading = _Reading(run, unit, invocation, reader)
     for attempt in range(1, PARSE_TRIES + 1):
         await read(template, reading.begin(), reading)
         error = await reading.end()
@@ -91,7 +91,7 @@ async def call_growing(
         return
 
     def so_far() -> Call:
-        return _call(run, unit, stage, invocation, {}, parts.messages())
+        return _call(run, unit, invocation, {}, parts.messages())
 
     try:
         messages = await prompts.joined(parts, given, lambda: ahead.grow(parts.size, so_far))
@@ -128,20 +128,20 @@ def _have_enough(run: Run, invocation: Invocation) -> None:
 def _call(
     run: Run,
     unit: Unit,
-    stage: LM[Any, Any],
     invocation: Invocation,
     arguments: dict[str, Any],
     messages: list[Message],
 ) -> Call:
     if unit.template is None:
-        unit.template = _template(run, unit, stage)
+        unit.template = _template(run, unit)
     who = (invocation.path, run.id, invocation.attempt, run.deadline)
     return asked(unit.template, messages, arguments, *who)
 
 
-def _template(run: Run, unit: Unit, stage: LM[Any, Any]) -> Call:
+def _template(run: Run, unit: Unit) -> Call:
     """What all calls of a stage have in common."""
-    reader = run.runtime.reader(stage)
+    stage, reader = unit.stage, unit.reader
+    assert isinstance(stage, LM) and reader is not None
     return Call(
         messages=[],
         stage=stage.name,

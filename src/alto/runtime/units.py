@@ -71,6 +71,7 @@ class Unit:
             self.is_lm and not self.is_generator and not self.reads_streams and not self.positional
         )
         """An LM stage whose prompt comes from just calling its function."""
+        self.reader = runtime.reader(stage) if isinstance(stage, LM) else None
         self.template: Call | None = None
         """Of an LM stage: what its calls have in common, once there was one."""
         self.reads: dict[str, ReadFor] = {}
