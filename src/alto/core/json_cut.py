@@ -449,8 +449,7 @@ class JsonItems:
         """An item that is all there and holds no brackets: the same, without going through it."""
         self._before = ""
         self.seen = True
-        self._mark = at
-        self._emit(text, end)
+        self._give(text[at:end], end)
         return end
 
     def _around(self) -> _State:
@@ -515,10 +514,13 @@ class JsonItems:
 
     def _emit(self, text: str, end: int) -> None:
         self._open.add(text[self._mark : end])
-        item = JsonText(self._open.take())
+        self._give(self._open.take(), end)
+        self._capturing = False
+
+    def _give(self, written: str, end: int) -> None:
+        item = JsonText(written)
         item.end = self.settled = self._read + end
         self._items.append(item)
-        self._capturing = False
         self._list_closed = False
 
     def _fail(self, text: str, at: int) -> int:

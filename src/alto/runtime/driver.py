@@ -225,14 +225,17 @@ class Run:
             self.loop.call_soon(self.safely, self._spawn)
 
     def _spawn(self) -> None:
-        waiting = len(self.execution.ready) + len(self.granted)
-        room = IN_FLIGHT_MAX + self.execution.idle - len(self.tasks)
-        for _ in range(min(self._burst, waiting, room)):
+        execution = self.execution
+        wanted = min(
+            len(execution.ready) + len(self.granted),
+            IN_FLIGHT_MAX + execution.idle - len(self.tasks),
+        )
+        for _ in range(min(self._burst, wanted)):
             # not the context of whoever pumped last: what a stage sets there is its own
             task = self.loop.create_task(self._runner(), context=self.context.copy())
             self.tasks.add(task)
             task.add_done_callback(self._runner_ended)
-        if self._burst < min(waiting, room):
+        if self._burst < wanted:
             self._burst *= 2
             self.loop.call_soon(self.safely, self._spawn)
         else:
