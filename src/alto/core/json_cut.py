@@ -119,7 +119,7 @@ class JsonItems:
         self._whole = False
         self._starts = starts
         self._brackets = set(starts) <= {OBJECT, ARRAY}
-        """Every item ends in a bracket."""
+        """Every item should end in a bracket."""
         self._fields = fields
         self._wrapper = wrapper
         self._state: _State = JsonItems._prose
@@ -178,7 +178,9 @@ class JsonItems:
         return items
 
     def until(self) -> Until:
-        if self.error is not None or not self._brackets:
+        state = self._after_string if self._state is JsonItems._in_string else self._state
+        bare = state is JsonItems._elements or state is JsonItems._bare  # no item, but it is given
+        if bare or not self._brackets or self.error is not None:
             return AT_ONCE
         return "]}", OPEN_CHARS_MAX + 1 - max(self._open.chars, self._unread.chars)
 
