@@ -300,6 +300,30 @@ def test_sim_engine_says_where_it_listens() -> None:
         assert running.wait(timeout=20) == 0
 
 
+def test_sim_engine_ends_though_an_answer_is_being_written() -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "alto", "sim-engine", "--port", "0", "--model", "m"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+    with running:
+        assert running.stdout is not None
+        url = running.stdout.readline().split(": ")[1].split(",")[0]
+        endless = {"messages": [{"role": "user", "content": "Go on."}], "stream": True}
+        endless |= {"max_tokens": 5_000, "ignore_eos": True}  # half a minute
+        body = json.dumps(endless).encode()
+        asked = urllib.request.Request(f"{url}/chat/completions", body)
+        with urllib.request.urlopen(asked, timeout=20) as answer:
+            assert answer.readline().startswith(b"data: ")
+            running.send_signal(signal.SIGINT)
+            assert b"was closed while it answered" in answer.read()
+        assert running.wait(timeout=20) == 0
+        assert running.stderr is not None
+        assert running.stderr.read() == ""
+
+
 def test_demo_lists_its_questions() -> None:
     shown = alto("demo", "--list")
     assert shown.exit_code == 0

@@ -260,6 +260,15 @@ def test_a_recording_can_be_served() -> None:
             "response_format.json_schema.schema",
             "expected a JSON schema",
         ),
+        (
+            {"messages": ASK, "response_format": {"type": "json_schema", "json_schema": "x"}},
+            400,
+            "response_format.json_schema.schema",
+            "expected a JSON schema",
+        ),
+        ({"messages": ASK, "tools": 5}, 400, "tools", "expected a list of objects"),
+        ({"messages": ASK, "guided_choice": 5}, 400, "guided_choice", "expected a list of texts"),
+        (b'{"messages": ' + b"[" * 99_999 + b"]" * 99_999 + b"}", 400, None, "nested too deeply"),
         ({"messages": ASK, "continue_final_message": True}, 400, "messages", "'user'"),
         ({"messages": [{"role": "user", "content": "word " * 900}]}, 400, None, "KV blocks"),
         (

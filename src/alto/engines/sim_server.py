@@ -66,6 +66,10 @@ WriteNumbers = Callable[[Json, str, str, Delta], Json]
 T = TypeVar("T")
 
 
+END_S = 2
+"""Seconds for which a server that ends waits for clients that do not read."""
+
+
 class SimServer:
     """The ASGI application over one pool of simulated servers."""
 
@@ -314,6 +318,8 @@ async def _json(request: Request) -> Any:
         return msgspec.json.decode(body)
     except msgspec.DecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise BadRequest("the body is nested too deeply") from error
 
 
 def _failure(error: AltoError) -> tuple[dict[str, Any], int, dict[str, str]]:
@@ -402,7 +408,7 @@ def serve(
     async def main() -> None:
         sim = SimServer(spec, model_name)
         try:
-            await uvicorn.Server(_config(sim, "warning")).serve([listener])
+            await _Ending(sim).serve([listener])
         finally:
             await sim.aclose()
 
@@ -413,9 +419,28 @@ def serve(
         asyncio.run(main())
 
 
+class _Ending(uvicorn.Server):
+    """A server that ends when it is told to, whatever is still being written: a call under way gets
+    an error, instead of all the time it may take."""
+
+    def __init__(self, sim: SimServer) -> None:
+        super().__init__(_config(sim, "warning"))
+        self._sim = sim
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._sim.aclose()
+        await super().shutdown(sockets)
+
+
 def _config(sim: SimServer, log_level: str) -> uvicorn.Config:
     return uvicorn.Config(
-        sim.app, log_level=log_level, access_log=False, lifespan="off", ws="none", http="auto"
+        sim.app,
+        log_level=log_level,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        http="auto",
+        timeout_graceful_shutdown=END_S,
     )
 
 

@@ -126,7 +126,7 @@ def _asked(
         stop=_stop(fields.get("stop")),
         seed=integer(fields, "seed", None),
         priority=-(integer(fields, "priority", None) or 0),
-        tools=fields.get("tools") or (),
+        tools=_dicts(fields, "tools"),
         schema=_schema(fields),
         extra={**extra, **{key: True for key in _PASSED_ON if fields.get(key)}},
     )
@@ -205,12 +205,21 @@ def _stop(value: Any) -> tuple[str, ...]:
     return tuple(stops)
 
 
+def _dicts(fields: Json, key: str) -> list[Json]:
+    """A field that is a list of objects, or missing."""
+    value = fields.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        raise BadRequest(f"{key} is {shown(value)}, expected a list of objects", param=key)
+    return value
+
+
 def _schema(fields: Json) -> Mapping[str, Any] | None:
     """What guided decoding is asked for, in the forms that clients send it."""
     wanted = fields.get("response_format") or {}
     kind = wanted.get("type") if isinstance(wanted, dict) else None
     if kind == "json_schema":
-        schema = (wanted.get("json_schema") or {}).get("schema")
+        named = wanted.get("json_schema")
+        schema = named.get("schema") if isinstance(named, dict) else None
         return _must_be_schema(schema, "response_format.json_schema.schema")
     if kind == "json_object":
         return _ANY_OBJECT
@@ -224,9 +233,12 @@ def _schema(fields: Json) -> Mapping[str, Any] | None:
         fields = {f"guided_{key}": value for key, value in outputs.items()}
     if fields.get("guided_json") is not None:
         return _must_be_schema(fields["guided_json"], "guided_json")
-    if fields.get("guided_choice"):
-        return {"enum": list(fields["guided_choice"])}
-    return None
+    choices = fields.get("guided_choice")
+    if not isinstance(choices, list | None):
+        raise BadRequest(
+            f"guided_choice is {shown(choices)}, expected a list of texts", param="guided_choice"
+        )
+    return {"enum": choices} if choices else None
 
 
 def _must_be_schema(schema: Any, param: str) -> Mapping[str, Any]:
