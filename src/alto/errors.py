@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .core.calls import TokenIds
+    from .core.calls import TokenIds, Usage
 
 
 class AltoError(Exception):
@@ -70,10 +70,12 @@ class EngineError(AltoError):
 
     `.status` is the HTTP status when there was one; `.retryable` says whether another try (here
     or on another replica) can help; `.retry_after` is the server's own wish in seconds.
-    `.token_ids` are those of a text that broke off, if the server told them.
+    `.token_ids` are those of a text that broke off, if the server told them; `.usage` is what a
+    text has cost that broke off for good (a part of the request's usage).
     """
 
     token_ids: TokenIds | None = None
+    usage: Usage | None = None
 
     def __init__(
         self,

@@ -366,10 +366,13 @@ def test_resuming_can_be_switched_off() -> None:
         replicas = [FakeReplica("r0", breaks_once(5)), FakeReplica("r1")]
         pool = Pool("chat", replicas, policy="round-robin", resume=False)
         got: list[str] = []
-        with pytest.raises(EngineError, match="hung up"):
+        with pytest.raises(EngineError, match="hung up") as failed:
             for _ in range(2):  # one of the two goes to r0
                 async for delta in pool.stream(ask()):
                     got.append(delta)
+        cost = failed.value.usage
+        assert cost is not None
+        assert (cost.calls, cost.completion_tokens) == (1, 5)
         at_rest(pool)
 
     world(main)

@@ -294,6 +294,8 @@ class Pool(Encodes):
             if self._closed:
                 raise self._closed_error()
             if reader.error is not None:
+                if reader.before is not None and isinstance(reader.error, EngineError):
+                    reader.error.usage = reader.before
                 raise reader.error
             if reader.sends:
                 return

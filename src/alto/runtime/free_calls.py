@@ -147,11 +147,16 @@ class Deltas:
             stream = engine.stream(self._call)
         else:
             stream = spending.stream(run, self._invocation, engine, self._call)
-        async with aclosing(stream) as deltas:
-            async for delta in deltas:
-                if delta.usage is not None:
-                    run.usage = run.usage + delta.usage
-                yield delta
+        try:
+            async with aclosing(stream) as deltas:
+                async for delta in deltas:
+                    if delta.usage is not None:
+                        run.usage = run.usage + delta.usage
+                    yield delta
+        except EngineError as failure:
+            if failure.usage is not None:
+                run.usage = run.usage + failure.usage
+            raise
 
     def __aiter__(self) -> AsyncGenerator[Delta, None]:
         return self._items

@@ -65,7 +65,12 @@ async def call(
     read = _read_of(run, unit, invocation)
     reading = _Reading(run, unit, invocation, reader)
     for attempt in range(1, PARSE_TRIES + 1):
-        await read(template, reading.begin(), reading)
+        try:
+            await read(template, reading.begin(), reading)
+        except EngineError as failure:
+            if failure.usage is not None:
+                run.usage = run.usage + failure.usage
+            raise
         error = await reading.end()
         if reading.stopped:
             return
