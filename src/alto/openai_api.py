@@ -27,6 +27,10 @@ from .core.pool_events import Allowed
 EVENT_BYTES_MAX = 8 << 20
 """The longest event or JSON document that is kept in memory while its end is awaited."""
 
+ANSWER_CHARS_MAX = 16 << 20
+"""The longest answer: its text in characters, and the bytes of thinking and tool calls. A server
+that writes more has lost its way."""
+
 MESSAGE_CHARS_MAX = 400
 """What is quoted of a server's own error message."""
 
@@ -170,7 +174,7 @@ class AnswerReader:
         self._document_bytes = 0
         self._sniffed = False
         self._head = b""
-        self._wordless = False  # there were tool calls or thinking
+        self._aside = 0  # bytes of chunks with thinking or tool calls
         self._lenient = False  # a chunk was read by the standard library
         self._half = ""  # the first half of a surrogate pair
 
@@ -187,6 +191,12 @@ class AnswerReader:
                     if self.ended:
                         break
                     self._event(name, event, deltas)
+                if self.chars + self._aside > ANSWER_CHARS_MAX:
+                    raise WireError(
+                        f"an answer of more than {ANSWER_CHARS_MAX} characters; does the server "
+                        "keep to max_tokens?",
+                        retryable=False,
+                    )
         except WireError as error:
             self.fault = error
         return deltas
@@ -244,7 +254,7 @@ class AnswerReader:
 
     def _event(self, name: str, event: bytes, deltas: list[Delta]) -> None:
         if event == b"[DONE]" or event.strip() == b"[DONE]":
-            if self.finish_reason is None and not self.chars and not self._wordless:
+            if self.finish_reason is None and not self.chars and not self._aside:
                 raise WireError("[DONE] instead of an answer: no text, and no finish reason")
             self.ended = True
             return
@@ -291,7 +301,7 @@ class AnswerReader:
                 tools = piece.tool_calls or ()
                 if content or reasoning or tools:
                     if not content:
-                        self._wordless = True
+                        self._aside += len(event)
                     self.chars += len(content)
                     deltas.append(Delta(content, reasoning, tools))
             if choice.finish_reason:

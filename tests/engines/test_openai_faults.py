@@ -258,6 +258,40 @@ def test_a_stall_in_the_text_is_an_error() -> None:
     assert "after 3 characters of the answer: not a byte for 0.05 s" in str(error)
 
 
+def test_signs_of_life_are_no_text() -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.answer(end=False)
+        while True:
+            await connection.send(framed(b": still here\n\n"))
+            await asyncio.sleep(0.005)
+
+    error = failing(script, first_chunk_timeout=0.1, stall_timeout=5.0)
+    assert "nothing but signs of life for 0.1 s" in str(error)
+    assert error.retryable
+
+
+def test_an_answer_that_is_whole_does_not_wait_for_its_goodbye_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("alto.engines.openai_replica.FINISH_GRACE_S", 0.1)
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.answer(text("Hello"), stop(), end=False)
+        while True:
+            await connection.send(framed(b": still here\n\n"))
+            await asyncio.sleep(0.005)
+
+    async def main() -> None:
+        async with serving(script) as server, replica_of(server.url) as replica:
+            deltas = await read(replica)
+            assert "".join(deltas) == "Hello"
+            assert deltas[-1].finish_reason == "stop"
+
+    run(main())
+
+
 def test_a_reader_that_takes_its_time_is_no_stall_of_the_server() -> None:
     async def main() -> None:
         async with (

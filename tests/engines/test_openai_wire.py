@@ -126,6 +126,22 @@ def test_a_document_without_end_is_given_up_at_the_limit(limit: int) -> None:
     assert str(reader.fault) == "an answer of more than 100000 bytes"
 
 
+@pytest.mark.parametrize("field", ["content", "reasoning_content"])
+def test_an_answer_without_end_is_given_up_at_the_limit(
+    field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alto.openai_api.ANSWER_CHARS_MAX", 10_000)
+    reader = AnswerReader()
+    chunk = event({"choices": [{"index": 0, "delta": {field: "word " * 100}}]})
+    fed = 0
+    while reader.fault is None and fed < 100:
+        assert reader.feed(chunk)
+        fed += 1
+    assert 15 < fed <= 21
+    assert str(reader.fault).startswith("an answer of more than 10000 characters")
+    assert not reader.fault.retryable
+
+
 def test_text_before_a_fault_is_given_first() -> None:
     reader = AnswerReader()
     assert reader.feed(text("good") + b"data: {garbage}\n\n" + text("never")) == ["good"]

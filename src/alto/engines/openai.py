@@ -44,7 +44,8 @@ class OpenAI(BatchOptions):
     `response_format` and does without where the server refuses it; the other names insist.
 
     Times are in seconds: `connect_timeout` for a connection, `first_chunk_timeout` from sending
-    to the first byte of the answer, `stall_timeout` between two reads of it, `busy_timeout` for
+    to the first byte of the answer (and while bytes come that say nothing, such as comments that
+    keep a connection alive), `stall_timeout` between two reads of it, `busy_timeout` for
     which a call waits while the servers say that they are busy. `max_connections` is for each URL.
 
     `policy`, `seed` and `hedge_s` are the pool's: which replica answers a call, and when a second

@@ -138,6 +138,7 @@ class OpenAIReplica:
             yield await self._encode(call)
             return
         answer: Answer | None = None
+        silent_since: float | None = None
         reader = AnswerReader()
         self._begin()
         try:
@@ -152,7 +153,8 @@ class OpenAIReplica:
                         when = f"after {reader.chars} characters of the answer"
                         self._raise_failure(failure, call, when)
                     data = b""  # nothing but usage and formalities were still to come
-                for delta in reader.feed(data) if data else reader.close():
+                deltas = reader.feed(data) if data else reader.close()
+                for delta in deltas:
                     yield delta
                 if reader.fault is not None:
                     self._raise_fault(reader.fault, call)
@@ -161,6 +163,7 @@ class OpenAIReplica:
                     patience = min(FINISH_GRACE_S, patience)
                 if answer.patience != patience:
                     answer.wait_at_most(patience)
+                silent_since = None if deltas else self._silence(silent_since, reader, call)
             # Before the last delta: its reader may stop at it and never come back.
             answer.finish()
             yield reader.last()
@@ -174,6 +177,20 @@ class OpenAIReplica:
             self._calls -= 1
             if answer is not None:
                 answer.abort()
+
+    def _silence(self, since: float | None, reader: AnswerReader, call: Call) -> float:
+        """Since when bytes come and say nothing, as comments do that keep a connection alive. That
+        may be so for as long as a first byte is waited for."""
+        now = asyncio.get_running_loop().time()
+        if since is None:
+            return now
+        if reader.finish_reason is not None:
+            if now - since > FINISH_GRACE_S:
+                reader.close()
+        elif now - since > self._spec.first_chunk_timeout:
+            nothing = f"nothing but signs of life for {self._spec.first_chunk_timeout:g} s"
+            self._raise_fault(WireError(nothing), call)
+        return since
 
     async def _encode(self, call: EncodeCall) -> Delta:
         """Send a call for numbers, and read its whole answer."""
