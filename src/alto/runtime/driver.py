@@ -102,7 +102,7 @@ class Run:
         self.thread = threading.get_ident()
         self.deadline = deadline
         self.usage = Usage()
-        self.reasoning: dict[tuple[str, Path], str] = {}
+        self.reasoning: dict[tuple[str, Path], list[str]] = {}
         self.execution = Execution(
             pipeline.graph,
             name=request_id,

@@ -56,7 +56,7 @@ class Request:
     @property
     def reasoning(self) -> dict[tuple[str, Path], str]:
         """Reasoning text of LM stages, by stage and path."""
-        return dict(self._run.reasoning)
+        return {key: "".join(pieces) for key, pieces in self._run.reasoning.items()}
 
     @property
     def finished(self) -> bool:

@@ -410,7 +410,7 @@ class _Reading(Keeper):
     def _reason(self, text: str) -> None:
         run = self.run
         key = (self.invocation.use.name, self.invocation.path)
-        run.reasoning[key] = run.reasoning.get(key, "") + text
+        run.reasoning.setdefault(key, []).append(text)
         run.progress(self.invocation, "reasoning", text)
 
     def again(self, messages: list[Message]) -> list[Message]:
