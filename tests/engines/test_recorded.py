@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,14 +144,48 @@ def test_a_broken_file_is_named_with_its_line(tmp_path: Path, line: str, says: s
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the recording .*missing\.jsonl"):
         say(Recorded(path=tmp_path / "missing.jsonl"), ask("", "x"))
-    (tmp_path / "not.gz").write_bytes(b"plain")
-    with pytest.raises(ConfigError, match="compressed if its name ends in"):
-        say(Recorded(path=tmp_path / "not.gz"), ask("", "x"))
+    broken = bytearray(gzip.compress(b"{}\n" * 100))
+    broken[12] ^= 0xFF
+    for data in (b"plain", bytes(broken)):
+        (tmp_path / "not.gz").write_bytes(data)
+        with pytest.raises(ConfigError, match="compressed if its name ends in"):
+            say(Recorded(path=tmp_path / "not.gz"), ask("", "x"))
 
 
 def test_a_recording_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="nothing to answer with"):
         Recorded()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"path": 5}, "Recorded: path is 5, expected the name of a file"),
+        ({"path": ""}, "Recorded: path is '', expected the name of a file"),
+        ({"entries": 5}, "Recorded: entries is 5, expected a list of dicts"),
+        ({"entries": ENTRIES[0]}, "Recorded: entries is {'stage'.*, expected a list of dicts"),
+        ({"entries": ENTRIES, "fallback": "x"}, "Recorded: fallback is 'x', expected a function"),
+    ],
+)
+def test_a_wrong_setting_is_named(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Recorded(**wrong)
+
+
+def test_a_recorder_says_early_that_it_cannot_write(tmp_path: Path) -> None:
+    engine = Simulated()
+    with pytest.raises(ConfigError, match="path is 5, expected the name of a file"):
+        Recorder(engine, 5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="engine is 'chat', expected an engine to listen to"):
+        Recorder("chat", "calls.jsonl")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="whose folder is not there"):
+        Recorder(engine, tmp_path / "gone" / "calls.jsonl").open("chat")
+
+
+def test_a_mark_of_its_encoding_is_no_part_of_a_recording(tmp_path: Path) -> None:
+    path = tmp_path / "calls.jsonl"
+    path.write_text(json.dumps(ENTRIES[3]), "utf-8-sig")
+    assert say(Recorded(path=path), ask("", "Anyone?")) == "No one."
 
 
 @pytest.mark.parametrize("name", ["live.jsonl", "live.jsonl.gz"])

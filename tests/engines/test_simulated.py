@@ -337,6 +337,31 @@ def test_faults_are_drawn_by_the_seed_and_leave_nothing() -> None:
     assert set(run(fates(Faults(), 1))) == {"whole"}
 
 
+def test_a_text_that_breaks_off_is_an_error_where_resuming_is_off() -> None:
+    faults = {"break_off": 1.0, "deltas_max": 3}
+    for resume in (True, False):
+        spec = Simulated(
+            respond=lambda call: "one two three four five six", faults=faults, resume=resume
+        )
+        if resume:
+            assert say(spec, ask()) == "one two three four five six"
+        else:
+            with pytest.raises(EngineError, match="broke off in mid-answer"):
+                say(spec, ask())
+
+
+def test_a_silent_server_is_hedged_where_that_is_said() -> None:
+    async def hedged(hedge_s: float | None) -> int:
+        # So slow that the first token is long in coming.
+        spec = Simulated(respond=lambda call: "hi", replicas=2, speed=0.001, hedge_s=hedge_s)
+        engine = spec.open("chat")
+        assert "".join([delta async for delta in engine.stream(ask())]) == "hi"
+        await engine.aclose()
+        return engine.totals().hedged
+
+    assert [run(hedged(after)) for after in (None, 1.0)] == [0, 1]
+
+
 @pytest.mark.parametrize(
     "wrong", [{"refuse": -0.1}, {"stall": 0.6, "refuse": 0.6}, {"stall_s": -1}]
 )

@@ -18,6 +18,7 @@ import difflib
 import gzip
 import io
 import json
+import zlib
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,14 @@ class Recorded(ServerSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.path is not None:
+            _check_path("Recorded", self.path)
+        if isinstance(self.entries, str | bytes | Mapping) or not isinstance(
+            self.entries, Sequence
+        ):
+            raise ConfigError(f"Recorded: entries is {self.entries!r}, expected a list of dicts.")
+        if self.fallback is not None and not callable(self.fallback):
+            raise ConfigError(f"Recorded: fallback is {self.fallback!r}, expected a function.")
         if self.path is None and not self.entries and self.fallback is None:
             raise ConfigError(
                 "Recorded() has nothing to answer with: give path= (JSON lines), entries= (a list "
@@ -108,8 +117,9 @@ class Answers:
         """Add the entries of a file."""
         try:
             data = path.read_bytes()
-            text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-        except (OSError, EOFError, UnicodeDecodeError) as error:
+            plain = gzip.decompress(data) if path.suffix == ".gz" else data
+            text = plain.decode("utf-8-sig")
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
             raise ConfigError(
                 f"engine {self._engine}: cannot read the recording {str(path)!r}: {error}; "
                 "expected a file of JSON lines in UTF-8, compressed if its name ends in .gz"
@@ -191,8 +201,21 @@ class Recorder:
     engine: EngineSpec
     path: str | Path
 
+    def __post_init__(self) -> None:
+        _check_path("Recorder", self.path)
+        if not isinstance(self.engine, EngineSpec) or isinstance(self.engine, type):
+            raise ConfigError(
+                f"Recorder: engine is {self.engine!r}, expected an engine to listen to, as "
+                "alto.OpenAI(...)."
+            )
+
     def open(self, name: str) -> Engine:
         """The other engine, opened, and listened to."""
+        if not Path(self.path).parent.is_dir():
+            raise ConfigError(
+                f"engine {name}: Recorder writes to {str(self.path)!r}, whose folder is not there. "
+                "Make it, or name another file."
+            )
         return _Listener(self.engine.open(name), Path(self.path))
 
 
@@ -232,6 +255,11 @@ class _Listener(Encodes):
         line = json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         with self._path.open("ab") as file:
             file.write(gzip.compress(line) if self._path.suffix == ".gz" else line)
+
+
+def _check_path(kind: str, path: object) -> None:
+    if not isinstance(path, str | Path) or not str(path):
+        raise ConfigError(f"{kind}: path is {path!r}, expected the name of a file.")
 
 
 def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:

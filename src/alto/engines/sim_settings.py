@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..core.policies import resolve
 from ..core.rate import part_of
 from ..errors import ConfigError
-from ..settings import flag, whole
+from ..settings import flag, number, whole
 from .batch_options import BatchOptions
 from .model import BatchingServer, Limits
 from .profiles import profile
@@ -21,6 +21,7 @@ from .sim_replica import DIMENSIONS, Respond, SimReplica
 from .tokens import PIECE_LETTERS
 
 if TYPE_CHECKING:
+    from ..core.scheduling import Policy
     from .pool import Pool
     from .protocol import Replica
 
@@ -52,6 +53,8 @@ class ServerSettings(BatchOptions, ABC):
     - `speed`: how many times as fast as the profile; a sequence gives one number a replica.
     - `faults`: how often calls are refused, break off or stall (`Faults`), drawn by `seed`.
     - `requests_per_minute`, `tokens_per_minute`: what the pool sends at most (None: no limit).
+    - `hedge_s`: try a second server beside one that is silent for so many seconds (None: never);
+      `resume`: go on elsewhere with a text that breaks off; off, that is an error.
     - `token_letters`: letters that a token holds at most; 7 makes 4.4 characters a token of
       English.
     - `dimensions`: the length of made-up vectors. `embed_batch`, `embed_tokens`, `embed_max_wait`
@@ -60,7 +63,7 @@ class ServerSettings(BatchOptions, ABC):
 
     profile: str = "llama-3-8b_h100_tp1"
     replicas: int = 1
-    policy: str = "prompt-aware"
+    policy: str | Policy = "prompt-aware"
     seed: int = 0
     max_num_seqs: int = 256
     prefill_chunk: int = 2048
@@ -73,6 +76,8 @@ class ServerSettings(BatchOptions, ABC):
     faults: Faults | Mapping[str, float] | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    hedge_s: float | None = None
+    resume: bool = True
     dimensions: int = DIMENSIONS
 
     def __post_init__(self) -> None:
@@ -87,7 +92,9 @@ class ServerSettings(BatchOptions, ABC):
         for name in (*counts, "dimensions"):
             whole(f"{kind}: {name}", getattr(self, name), 1)
         whole(f"{kind}: seed", self.seed, None)
-        for name in ("prefix_caching", "host_overhead"):
+        if self.hedge_s is not None:
+            number(f"{kind}: hedge_s", self.hedge_s)
+        for name in ("prefix_caching", "host_overhead", "resume"):
             flag(f"{kind}: {name}", getattr(self, name))
         resolve(self.policy)
         for name in ("requests_per_minute", "tokens_per_minute"):
@@ -125,6 +132,8 @@ class ServerSettings(BatchOptions, ABC):
             policy=self.policy,
             seed=self.seed + place,
             continue_final_message=True,
+            hedge_s=self.hedge_s,
+            resume=self.resume,
             requests_per_minute=part_of(self.requests_per_minute, place, of),
             tokens_per_minute=part_of(self.tokens_per_minute, place, of),
             batches=self,
