@@ -9,7 +9,8 @@
 hour of load takes as long as its work takes, and the same seed gives the same report. Engines
 must live in this process (`alto.Simulated`, `alto.Recorded`). Blocking stages run inline and take
 no time, unless `durations` says how many seconds each takes; a blocking stage that reads a stream
-gets it whole. `durations` of asynchronous stages come on top of what they wait for.
+gets it whole. `durations` of asynchronous stages come on top of what they wait for. Where one waits
+for a thread or a socket, that is `alto.testing.Stuck`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from .runtime.embedded import Request, Runtime
 from .runtime.threads import start_thread
 from .settings import whole
 from .stages import LM
-from .testing.loop import run as run_virtual
+from .testing.loop import Stuck, VirtualLoop
 
 __all__ = ["EngineReport", "Poisson", "Report", "RequestReport", "Trace", "simulate"]
 
@@ -262,9 +263,9 @@ def simulate(
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return run_virtual(load.run(arrivals, duration))
+        return load.play(arrivals, duration)
     # In a notebook: then in a thread with a loop of its own.
-    running = start_thread("simulate", lambda: run_virtual(load.run(arrivals, duration)))
+    running = start_thread("simulate", lambda: load.play(arrivals, duration))
     report: Report = running.result()
     return report
 
@@ -353,6 +354,7 @@ class _Load:
         self.timeout = timeout
         self.progress = progress
         self.finished = 0
+        self.runtimes: Sequence[Runtime] = ()
         self.config = config
         self.runtime_options: dict[str, Any] = {
             "barrier": not streaming,
@@ -360,6 +362,29 @@ class _Load:
         }
         self.orchestrators = orchestrators
         self.exchange_s = exchange_s
+
+    def play(self, arrivals: Arrivals, duration: float) -> Report:
+        """Run it on a loop of its own."""
+        stuck: Stuck | None = None
+        try:
+            with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+                try:
+                    return runner.run(self.run(arrivals, duration))
+                except Stuck:
+                    stuck = self._stuck()
+                    raise
+        except Stuck as error:  # closing the loop may have got stuck once more
+            raise stuck or error from None
+
+    def _stuck(self) -> Stuck:
+        """What waits, while it still does."""
+        stories = [story for runtime in self.runtimes for story in runtime.stories()]
+        return Stuck(
+            f"simulate({self.pipeline.name}): something is waited for that does not come on "
+            "virtual time, such as a thread, a socket or another process. "
+            f"{stories[0] if stories else 'No stage is running.'} Give the stage a stand-in, or "
+            "make it an ordinary function, which is run inline."
+        )
 
     async def run(self, arrivals: Arrivals, duration: float) -> Report:
         loop = asyncio.get_running_loop()
@@ -369,6 +394,7 @@ class _Load:
         several = Orchestrators(
             self.config, self.orchestrators, self.exchange_s, self.runtime_options
         )
+        self.runtimes = several.runtimes
         async with several:
             runtimes = itertools.cycle(several.runtimes)
             feed = itertools.cycle(self.inputs)

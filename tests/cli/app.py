@@ -96,6 +96,18 @@ def endless(upto: int) -> Any:
     return wait_for_ever(upto)
 
 
+@stage
+async def in_a_thread(upto: int) -> int:
+    import asyncio
+
+    return await asyncio.to_thread(int, upto)
+
+
+@pipeline
+def threaded(upto: int) -> Any:
+    return in_a_thread(upto)
+
+
 not_a_pipeline = 7
 
 

@@ -99,6 +99,7 @@ def test_run_uses_the_configuration(tmp_path: Path) -> None:
         (["simulate", f"{APP}:check", "--inputs", "lacks.txt"], "lacks.txt: '{}' lacks question."),
         (["simulate", f"{APP}:check", "--inputs", "bytes.txt"], "bytes.txt: cannot be read as UTF-8"),
         (["simulate", f"{APP}:check", "q", "--stage-time", "search"], "expected STAGE=SECONDS"),
+        (["simulate", f"{APP}:threaded", "3"], "It was running in_a_thread at the request."),
         (["simulate", f"{APP}:check", "q", "--rate", "inf"], "rate=inf, expected requests per sec"),
         (["simulate", f"{APP}:check", "q", "--duration", "inf"], "Poisson arrivals never end"),
         (["simulate", f"{APP}:check", "q", "--stage-time", "answer=1"], "answer, an LM stage"),

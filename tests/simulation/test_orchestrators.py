@@ -119,7 +119,9 @@ def test_a_program_that_waits_for_ever_is_still_found_stuck() -> None:
         return never(write(topic))
 
     config = alto.Config(engines={"chat": Simulated(respond=respond)})
-    with pytest.raises(Stuck):
+    with pytest.raises(
+        Stuck, match=r"stuck\): something is waited for .* It was running never at \(0,\)"
+    ):
         simulate(
             stuck,
             ["tea"],

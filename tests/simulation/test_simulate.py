@@ -16,6 +16,7 @@ import pytest
 import alto
 from alto import Line, Stream, lm, pipeline, stage
 from alto.simulation import Poisson, Trace, simulate
+from alto.testing import Stuck
 
 
 @lm(engine="chat", returns=Stream[Line])
@@ -229,6 +230,20 @@ def test_a_percentile_is_a_number() -> None:
     report = simulate(digest, ["tea"], arrivals=Trace([0.0]), duration=1.0, config=config())
     with pytest.raises(alto.ConfigError, match="a percentile is between 0 and 100; got '50'"):
         report.latency("50")  # type: ignore[arg-type]
+
+
+def test_what_waits_for_a_thread_is_named() -> None:
+    @stage
+    async def elsewhere(topic: str) -> str:
+        return await asyncio.to_thread(str, topic)
+
+    @pipeline
+    def threaded(topic: str) -> Any:
+        return elsewhere(topic)
+
+    load = {"arrivals": Trace([0.0, 0.5]), "duration": 1.0, "config": alto.Config()}
+    with pytest.raises(Stuck, match=r"It was running elsewhere at the request. Give the stage a"):
+        simulate(threaded, ["tea"], **load)
 
 
 def test_it_runs_where_a_loop_is_running() -> None:

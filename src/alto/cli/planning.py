@@ -125,6 +125,7 @@ def simulate(
     """
     from ..simulation import Poisson
     from ..simulation import simulate as run_simulation
+    from ..testing import Stuck
 
     target = subject.load(pipeline)
     settings = {"profile": profile, "replicas": replicas, "policy": policy, "seed": seed}
@@ -132,20 +133,24 @@ def simulate(
     config = _simulated(target, Config.load(config_path), settings, given_ones)
     given = _inputs(target, arguments, inputs, seed)
     progress = None if as_json else _Progress(duration)
-    report = run_simulation(
-        target,
-        given,
-        arrivals=Poisson(rate, seed),
-        duration=duration,
-        config=config,
-        streaming=not barrier,
-        durations=_times(stage_times),
-        timeout=timeout,
-        progress=progress,
-        orchestrators=orchestrators,
-    )
-    if progress is not None:
-        progress.end()
+    try:
+        report = run_simulation(
+            target,
+            given,
+            arrivals=Poisson(rate, seed),
+            duration=duration,
+            config=config,
+            streaming=not barrier,
+            durations=_times(stage_times),
+            timeout=timeout,
+            progress=progress,
+            orchestrators=orchestrators,
+        )
+    except Stuck as stuck:
+        raise ConfigError(str(stuck)) from None
+    finally:
+        if progress is not None:
+            progress.end()
     summary = _summary(target, report)
     click.echo(json.dumps(_finite(summary)) if as_json else _table(summary))
     if report.errors and not as_json:

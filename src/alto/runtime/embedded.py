@@ -194,6 +194,10 @@ class Runtime:
         """How many requests are under way."""
         return len(self._requests)
 
+    def stories(self) -> list[str]:
+        """What each request under way is doing, for error messages."""
+        return sorted(run.story() for run in self._requests)
+
     # ---------------------------------------------------------------- requests
 
     async def call(
