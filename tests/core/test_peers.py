@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from alto.core.calls import Usage
 from alto.core.peers import BLOCKS_TOLD_MAX, ReplicaSummary, Summary, Told
 from alto.core.pool import CallPool
-from alto.core.pool_events import Action, Began, Heard, Reported, Send, Submitted, Woke
-from alto.core.prefix import Prompt, chain
+from alto.core.pool_events import Action, Began, Ended, Heard, Reported, Send, Submitted, Woke
+from alto.core.prefix import PrefixIndex, Prompt, chain
 from alto.core.replicas import Limits, candidates_of
 from alto.core.scheduling import CallId, Candidate, ReplicaId
 
@@ -161,7 +162,7 @@ def test_of_too_many_others_the_longest_unheard_is_forgotten() -> None:
 @pytest.mark.parametrize("lie", [math.nan, math.inf, -math.inf, -5.0, 1e300])
 def test_a_lie_cannot_break_the_books(lie: float) -> None:
     core = pool(policy="prompt-aware")
-    said: Any = ReplicaSummary("r0", lie, lie, lie, lie, ((1, 2), (99 << 32,), LETTER[1:]))  # type: ignore[arg-type]
+    said: Any = ReplicaSummary("r0", lie, lie, lie, lie, ((1, 2), (99 << 32,), LETTER[1:]), lie)  # type: ignore[arg-type]
     for number in (1, 2):
         hear(core, said, on("no such replica", 9), number=number, demand=lie)
     for each in seen(core):
@@ -196,6 +197,51 @@ def test_what_others_sent_there_is_warm_there() -> None:
     core = pool(policy="prompt-aware")
     hear(core, on("r1", 0, prompts=(LETTER,)))
     assert submit(core, 1, 2, prompt=Prompt(LETTER, 4000)) == [1, 1]
+
+
+def room(core: CallPool) -> int:
+    index = core.replicas[0].cache.index
+    assert isinstance(index, PrefixIndex)
+    return index.bytes_max
+
+
+def test_what_one_pool_did_not_find_in_a_cache_all_believe_in_less() -> None:
+    """Two calls of one pool: the prompt that it sent a moment ago is gone."""
+    one, other = pool(1, policy="prompt-aware"), pool(1, policy="prompt-aware")
+    hear(one, on("r0"))
+    one.peers.summary()
+    for call, cached in ((1, 400), (2, 400), (3, 0)):
+        now = float(call)
+        submit(one, call, now=now, prompt=Prompt(LETTER, 4000))
+        one.handle(Began(CallId(call), ReplicaId(0)), now + 0.1)
+        one.handle(Ended(CallId(call), ReplicaId(0), 40, Usage(1000, 10, cached)), now + 0.5)
+    (said,) = one.peers.summary().replicas
+    assert said.cache_bytes == room(one) < room(other)
+    hear(other, said)
+    assert room(other) == room(one)
+    assert other.peers.summary().replicas[0].cache_bytes == 0
+    assert one.peers.summary().replicas[0].cache_bytes == 0
+
+
+def test_a_pool_raises_the_limit_for_the_calls_that_it_does_not_see() -> None:
+    """Of the calls there a fourth is its own. Each first token of those that comes in time stands
+    for four."""
+    core = pool(1, sequences_start=8)
+    hear(core, on("r0", 3), demand=6)
+    submit(core, 1)
+    hear(core, on("r0", 3), demand=6, number=2)
+    assert core.replicas[0].share == 0.25
+    core.handle(Began(CallId(1), ReplicaId(0)), 0.01)
+    assert core.replicas[0].sequences_limit == 8 + 4
+
+
+def test_a_late_first_token_is_blamed_on_all_that_run_there_not_on_what_was_known_of() -> None:
+    """The call was sent when nothing was heard of others. Eight of theirs held it up."""
+    core = pool(1, sequences_start=16)
+    submit(core, 1, 2)
+    hear(core, on("r0", 8), now=0.5)
+    core.handle(Began(CallId(2), ReplicaId(0)), 5.0)
+    assert core.replicas[0].sequences_limit == 0.75 * 10
 
 
 def test_a_summary_tells_what_a_pool_has_and_has_sent_since_the_last() -> None:

@@ -53,6 +53,9 @@ class ReplicaSummary:
     """Prompt tokens read there for this pool since it started."""
     prompts: tuple[tuple[int, ...], ...] = ()
     """The prompts sent there since the last summary, as chains of block hashes, oldest first."""
+    cache_bytes: float = 0.0
+    """What its cache is now believed to keep, in bytes of prompts, if since the last summary this
+    pool did not find there what it believed to be there; else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,7 @@ class Peers:
             read = _sane(told.read_tokens)
             replica.read_for_others(max(0.0, read - peer.read_tokens.get(told.name, read)))
             peer.read_tokens[told.name] = read
+            replica.cache.heard_lowered(_sane(told.cache_bytes), now)
             for blocks in told.prompts[:BLOCKS_TOLD_MAX]:
                 if is_chain(blocks):
                     replica.cache.heard(blocks)

@@ -233,7 +233,8 @@ class CallPool:
             self._drop_others(flight, sent, now)
         if usage is not None:
             texts.told(usage, flight.prompt.size, chars)
-            state.cache.answered(sent.promised_bytes, usage, texts.tokens_per_byte.value)
+            per_byte = texts.tokens_per_byte.value
+            state.cache.answered(sent.promised_bytes, usage, per_byte, sent.sent_at, now)
         if not flight.resumes:
             texts.wrote(flight.stage, tokens, now - sent.sent_at)
         try:

@@ -31,6 +31,8 @@ TOKENS_PER_BYTE = 0.25
 PART_BYTES = 3200
 """What a picture or a sound counts for, as it is no text: about 800 tokens."""
 
+BROKEN = 0.8
+"""What is left of the room that a cache is believed to have when a promise is broken."""
 STEP_BYTES = 256
 """The first blocks of a prompt."""
 _BLOCKS_PER_STEP = 16
@@ -201,17 +203,23 @@ class PrefixIndex:
     def correct(self, promised: float, found: float) -> None:
         """The engine says how many bytes of a prompt it found, where a match had been promised.
 
-        Like TCP's window: a broken promise takes a tenth of what is held, a kept one gives a
-        little room. A prompt that was sent while its sibling was still being read is a broken
-        promise too; the little room makes up for it.
+        Like TCP's window: a broken promise takes a fifth of what is held, a kept one gives a little
+        room. So where a cache is too small one promise in fifty is broken, no more. (With a
+        thirtieth it was one in eight, each of which pushes out what another is promised.) A prompt
+        that was sent while its sibling was still being read is a broken promise too; the little
+        room makes up for it.
         """
         if promised < STEP_BYTES:
             return
         if found < promised / 2:
-            self.bytes_max = max(self.bytes_min, int(min(self.bytes_max, self.size) * 0.97))
-            self._evict()
+            self.lower(int(min(self.bytes_max, self.size) * BROKEN))
         else:
             self.bytes_max = min(self.bytes_top, self.bytes_max + (self.bytes_max >> 8))
+
+    def lower(self, bytes_max: int) -> None:
+        """It keeps no more than that."""
+        self.bytes_max = max(self.bytes_min, min(self.bytes_max, bytes_max))
+        self._evict()
 
     def told(self, capacity_bytes: int) -> None:
         """The engine says how much it can keep. The first time it is taken at its word; later only

@@ -100,7 +100,7 @@ class Prewarming:
             if usage is not None:
                 self.texts.told(usage, growing.size, 0)
                 per_byte = self.texts.tokens_per_byte.value
-                replica.cache.answered(sent.promised_bytes, usage, per_byte)
+                replica.cache.answered(sent.promised_bytes, usage, per_byte, sent.sent_at, now)
         self._end(growing, now)
         if growing.told.alone:
             del self.calls[event.call]

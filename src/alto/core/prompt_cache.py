@@ -14,6 +14,7 @@ There are four sources, each used when it is there:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 from .calls import Usage
 from .pool_events import CacheFacts
@@ -48,6 +49,9 @@ class PromptCache:
         self._sent = (0, 0.0, 0.0)
         """and calls, `sent_tokens` and `promised_tokens` at that time."""
         self._calls = 0
+        self._broken_at = -inf
+        """When a broken promise last counted."""
+        self._lowered = 0
 
     @property
     def hit_ratio(self) -> float | None:
@@ -83,13 +87,37 @@ class PromptCache:
         self.sent_tokens += prompt_tokens
         self.promised_tokens += promised_tokens
 
-    def answered(self, promised_bytes: float, usage: Usage, tokens_per_byte: float) -> None:
-        """An answer ended, and says what was found."""
+    def answered(
+        self, promised_bytes: float, usage: Usage, per_byte: float, sent_at: float, now: float
+    ) -> None:
+        """An answer ended, and says what was found. `per_byte`: tokens.
+
+        Of the calls that were under way together only the first broken promise counts: they were
+        placed by the same belief.
+        """
         self.reports = self.reports or usage.cached_tokens > 0
         if self.reports:
             self.asked_tokens += usage.prompt_tokens
             self.found_tokens += usage.cached_tokens
-            self.index.correct(promised_bytes, usage.cached_tokens / tokens_per_byte)
+            index, found = self.index, usage.cached_tokens / per_byte
+            if found >= promised_bytes / 2 or not isinstance(index, PrefixIndex):
+                index.correct(promised_bytes, found)
+            elif sent_at >= self._broken_at:
+                index.correct(promised_bytes, found)
+                self._broken_at, self._lowered = now, index.bytes_max
+
+    def take_lowered(self) -> int:
+        """To how many bytes of room broken promises have brought it down since the last time; 0:
+        there were none."""
+        lowered, self._lowered = self._lowered, 0
+        return lowered
+
+    def heard_lowered(self, bytes_max: float, now: float) -> None:
+        """Another pool told what it `take_lowered`: its broken promises are as good as own ones.
+        Else each of n pools would learn n times as slowly, from its part of the calls alone."""
+        if bytes_max and isinstance(self.index, PrefixIndex):
+            self.index.lower(int(bytes_max))
+            self._broken_at = now
 
     def told(self, facts: CacheFacts, tokens_per_byte: float) -> bool:
         """The engine's own metrics. True: it has slots that were not known of, so the index is a
@@ -122,7 +150,8 @@ class PromptCache:
                 found = (counted[1] - (before or counted)[1]) / asked
                 mean = (self.sent_tokens - sent) / calls / tokens_per_byte
                 promised = (self.promised_tokens - promised) / calls / tokens_per_byte
-                for _ in range(min(calls, 4 * SAMPLE_CALLS)):
+                broken = found * mean < promised / 2 and isinstance(self.index, PrefixIndex)
+                for _ in range(1 if broken else min(calls, 4 * SAMPLE_CALLS)):
                     self.index.correct(promised, found * mean)
         self._counted = counted
         self._sent = (self._calls, self.sent_tokens, self.promised_tokens)

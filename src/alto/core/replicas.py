@@ -41,6 +41,9 @@ from .scheduling import Candidate, Facts, ReplicaId
 from .slots import Slot
 
 WARM_ROOM = 4.0
+"""How many times the room for prompts of a replica calls may use whose prompt it mostly knows,"""
+WARM_CALLS = 2.0
+"""and how many times its room for calls."""
 HOME_PATIENCE = 4.0
 """How many times as long as its prompt takes to read a call waits for a replica with slots that
 knows it. Read elsewhere, it costs that time itself, costs it again for the prompt that is pushed
@@ -217,7 +220,7 @@ class ReplicaState:
         # Below the least limit there is no need to compute it.
         if waits >= self.limits.prefill_tokens_min and not self._reads_soon(waits):
             return False
-        if not self._serves(now):
+        if not self._serves(self.sequences_limit, now):
             return False
         if self.open_until is None and not (peers.sequences or peers.prefill_tokens):
             self.easy = int(self.sequences_limit)
@@ -226,18 +229,24 @@ class ReplicaState:
     def takes_warm(self, blocks: Sequence[int], size: int, now: float) -> bool:
         """Would it take a call of which it knows most of the prompt?
 
-        Such calls may fill up to `WARM_ROOM` times the room for prompts. To keep them out while
-        others are let in elsewhere is to read their prompts twice.
+        Such calls may fill `WARM_ROOM` times the room for prompts, and `WARM_CALLS` times that for
+        calls. To keep them out while others are let in elsewhere is to read their prompts twice,
+        and what is pushed out there too. But who has refused calls is given no more than it takes.
         """
+        limit = self.sequences_limit
+        if self.cache.slots is None and not self.turned_away_total:
+            limit = min(limit * WARM_CALLS, self.limits.sequences_max)
         return (
             self.prefill_tokens < WARM_ROOM * self.prefill_limit
-            and self._serves(now)
+            and self._serves(limit, now)
             and self.knows(blocks, size)
         )
 
     def has_nothing_to_read(self, now: float) -> bool:
         """Is it well, and no prompt on its way to it? Then reading one holds up no other."""
-        return not self.prefill_tokens and self.open_until is None and self._serves(now)
+        if self.prefill_tokens or self.open_until is not None:
+            return False
+        return self._serves(self.sequences_limit, now)
 
     def knows(self, blocks: Sequence[int], size: int) -> bool:
         """Most of a prompt is in its cache, as far as can be told."""
@@ -257,12 +266,12 @@ class ReplicaState:
         limit = self.prefill_limit
         return waits < limit or (self.share < 1.0 and self.prefill_tokens < self.share * limit)
 
-    def _serves(self, now: float) -> bool:
+    def _serves(self, sequences_limit: float, now: float) -> bool:
         if self.open_until is not None and (self.probed_at is not None or now < self.open_until):
             return False
         if now < self.hold_until:
             return False
-        own, limit = self.sequences, int(self.sequences_limit)
+        own, limit = self.sequences, int(sequences_limit)
         return own + self.peers.sequences < limit or own < self.share * limit
 
     @property
@@ -421,6 +430,7 @@ class ReplicaState:
             self.prefill_tokens,
             self._read - self._read_for_peers,
             self._told.take(),
+            self.cache.take_lowered(),
         )
 
     def heard(self, peers: PeerLoad, share: float, now: float) -> None:
@@ -452,6 +462,7 @@ class ReplicaState:
             self._cut(sent.sent_at, sent.sequences, now)
         elif sent.sequences + 1 >= self.sequences_limit / 2:
             rise = 1.0 if self._slow_start else 1.0 / self.sequences_limit
+            rise /= self.share  # the others' calls would raise it as well; only their own see that
             most = min(self.limits.sequences_max, slots or self.limits.sequences_max)
             self.sequences_limit = min(most, self.sequences_limit + rise)
 
@@ -480,6 +491,8 @@ class ReplicaState:
         """Lower the limit, once for all calls that were sent before the last time."""
         if sent_at < self._cut_at:
             return
+        if self.share < 1.0:  # what others had sent there was not all told by then
+            sequences = max(sequences, self.sequences - 1 + self.others + self.peers.sequences)
         self._cut_at = now
         self._slow_start = False
         self.sequences_limit = max(1.0, 0.75 * min(self.sequences_limit, sequences + 1.0))
@@ -522,7 +535,10 @@ class ReplicaState:
     def check(self, now: float) -> None:
         """Raise if the books do not agree."""
         assert self.sequences or not self.prefill_tokens, self.name
-        assert self.sequences >= self.easy or self._serves(now), (self.name, self.easy)
+        assert self.sequences >= self.easy or self._serves(self.sequences_limit, now), (
+            self.name,
+            self.easy,
+        )
         self.cache.index.check()
 
 
