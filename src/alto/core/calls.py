@@ -173,7 +173,8 @@ class Call:
     (`arguments` are the bound arguments of the `@lm` function; empty for a free call). `schema` is
     the JSON schema that the text should follow, `returns` the Python annotation behind it.
     `deadline` is in the clock of the running loop, seconds; `rest_s` is the time expected from this
-    call to the end of its request (None: unknown). Higher `priority` goes first. `boundaries`,
+    call to the end of its request (None: unknown). Higher `priority` goes first. One that `leads`
+    is on the way to the first thing that its request shows. `boundaries`,
     given the whole text of an answer, names the characters after which the reader has something to
     do; an engine that knows its answer beforehand may then be silent in between (None: every token
     counts). It says nothing about the answer and is sent to nobody. `prompt_ids` is the same prompt
@@ -204,6 +205,7 @@ class Call:
     model: str | None = None
     rest_s: float | None = None
     priority: int = 0
+    leads: bool = False
     boundaries: Callable[[str], Sequence[int]] | None = None
     prompt_ids: Sequence[int] = ()
     ahead: object | None = None
@@ -246,6 +248,7 @@ def asked(
     call.model = template.model
     call.rest_s = template.rest_s
     call.priority = template.priority
+    call.leads = template.leads
     call.boundaries = template.boundaries
     call.ahead = template.ahead
     call.answered_by = template.answered_by

@@ -105,6 +105,10 @@ class Execution:
         self.stream = stream
         self.keep = keep
         self.committed = committed
+        self.shown = False
+        """The client was told of an item."""
+        self._first: dict[int, Path] = {}
+        """By use that leads (`Graph.leading`): the place of its first call."""
         self.ready: deque[Invocation] = deque()
         self.actions: list[Action] = []
         self.finished = False
@@ -446,7 +450,15 @@ class Execution:
     def emit(
         self, output: str, path: Path, value: Any, revised: bool = False, withdrawn: bool = False
     ) -> None:
+        self.shown = True
         self.actions.append(Emit(output, path, value, revised, withdrawn))
+
+    def leads(self, invocation: Invocation) -> bool:
+        """Whether a client who has seen nothing yet waits for the call that this one makes: its use
+        leads to what is seen first (`Graph.leading`), and no other place of it made one before."""
+        if self.shown or not self.stream or invocation.use.index not in self.graph.leading:
+            return False
+        return self._first.setdefault(invocation.use.index, invocation.path) == invocation.path
 
     def _timer(self, when: float, kind: str, invocation: Invocation | None) -> None:
         self._serial += 1

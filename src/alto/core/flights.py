@@ -56,6 +56,8 @@ class Flight:
     overtaken: int = 0
     passed_at: float | None = None
     """Since when it waits for a replica that knows its prompt though another would take it."""
+    leads: bool = False
+    """It is on the way to the first thing that its request shows."""
 
 
 def flight_of(event: Submitted, growing: Growing | None, request: Request, due: float) -> Flight:
@@ -71,6 +73,7 @@ def flight_of(event: Submitted, growing: Growing | None, request: Request, due: 
     )
     if growing is not None:
         flight.home, flight.tried = growing.home, growing.failed
+    flight.leads = event.leads
     if event.avoid is not None:
         flight.tried |= 1 << event.avoid
     return flight

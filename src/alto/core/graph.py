@@ -208,6 +208,7 @@ class Graph:
     outputs: list[Output]
     single: bool = False
     warnings: list[str] = field(default_factory=list)
+    leading: frozenset[int] = frozenset()  # indices of uses that lead to what is shown first
     compiled: bool = False
 
     def compile(self) -> Graph:
@@ -235,6 +236,7 @@ class Graph:
                 level.outputs_below = True
             _oblige(output.steps, output)
         self._find_reruns()
+        self.leading = _leading(self.outputs)
         for use in self.uses:
             use.solo = use.kind is Kind.STAGE and not use.gathers and _brings_all(use)
         return self
@@ -292,6 +294,37 @@ def sources_of(use: Use) -> Iterable[Flow]:
     """Every flow that a use takes, items first."""
     yield from (flow for _, flow in use.items)
     yield from (gather.flow for gather in use.gathers)
+
+
+def _leading(outputs: Iterable[Output]) -> frozenset[int]:
+    """The uses that lead to what a request shows first: an item of the output that the fewest uses
+    come before. On the way back from it a use leads if one of its invocations is enough for that
+    item."""
+    origins = [output.flow.origin for output in outputs if output.flow.origin is not None]
+    fewest = min((len(origin.upstream) for origin in origins), default=0)
+    ways = [origin for origin in origins if len(origin.upstream) == fewest]
+    found: set[int] = set()
+    while ways:
+        use = ways.pop()
+        if use.index not in found:
+            found.add(use.index)
+            ways += _enough(use)
+    return frozenset(found)
+
+
+def _enough(use: Use) -> list[Use]:
+    """Where one invocation of a use is known to be enough for a first item of this one: whatever
+    makes an item or a node for it; what is read as a stream, if items are given meanwhile; and of
+    what is waited for as a whole the use that begins it, if that runs once for this one."""
+    flows = [flow for _, flow in use.items]
+    ways = [level.opener for level in use.level.chain() if level.opener is not None]
+    for gather in use.gathers:
+        if use.opens is not None and gather.mode is not Mode.LIST:
+            flows.append(gather.flow)
+            continue
+        openers = (step.level.opener for step in gather.steps if step.merge is None)
+        ways += (one for one in openers if one is not None and use.level.is_under(one.level))
+    return ways + [flow.origin for flow in flows if flow.origin is not None]
 
 
 def _compile_use(use: Use) -> None:

@@ -449,7 +449,7 @@ class CallPool:
             self.texts.expected_tokens(flight.stage, flight.max_tokens),
             flight.deadline,
             now - flight.request.since,
-            flight.request.weight,
+            1.0 if flight.leads else flight.request.weight,
         )
         verb = "choose"
         try:

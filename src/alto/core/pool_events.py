@@ -31,6 +31,8 @@ class Submitted:
     """Higher first."""
     rest_s: float | None = None
     """Expected time from this call to the end of its request."""
+    leads: bool = False
+    """It is on the way to the first thing that its request shows."""
 
 
 @dataclass(slots=True)

@@ -39,9 +39,10 @@ class Facts:
     waited_s: float = 0.0
     """How long the call's request has been in this pool."""
     weight: float = 1.0
-    """How much its request waits for it: 1 for a call alone, 1 / sqrt(n) for one of n calls of a
-    request. Of calls side by side the slowest counts, and each might be that; were it surely
-    another one it would count nothing, were all equally slow, 1 / n."""
+    """How much its request waits for it: 1 for a call alone, and for one that leads to the first
+    thing that its request shows; 1 / sqrt(n) for another of n calls of a request. Of calls side by
+    side the slowest counts, and each might be that; were it surely another one it would count
+    nothing, were all equally slow, 1 / n."""
 
 
 @dataclass(slots=True)

@@ -403,6 +403,7 @@ class Pool(Encodes):
             self._named(call.avoid) if call.avoid else None,
             call.priority,
             call.rest_s,
+            call.leads,
         )
         replica = self._core.submitted(event, now)
         if replica is not None:

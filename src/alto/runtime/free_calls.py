@@ -222,6 +222,7 @@ def _asked_by(run: Run, invocation: Invocation, call: AnyCall) -> AnyCall:
     call.attempt = invocation.attempt
     call.deadline = run.deadline
     call.priority = run.priority
+    call.leads = run.execution.leads(invocation)
     return call
 
 

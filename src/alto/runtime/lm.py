@@ -58,6 +58,7 @@ async def call(
     template = _call(run, unit, invocation, arguments, messages)
     template.ahead = ahead
     template.priority = run.priority
+    template.leads = run.execution.leads(invocation)
     if run.ticket is not None and run.deadline is not None:
         if shedding.too_late(run, invocation) is not None:
             return

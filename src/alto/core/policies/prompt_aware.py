@@ -14,13 +14,13 @@ and what it takes from the others that run there:
   + (others + weight) * prefill_s * evicted         what is pushed out of the cache is read again
 
 where `uncached = prompt_tokens - cached_tokens`, `evicted = max(0, uncached - free_tokens)`,
-`weight` is how much the call's request waits for it (1 if it is the only one under way, less
-beside others), and `others` the sum of the weights of the calls there. So a warm replica is
-preferred by just the time that its cache saves, to the call and to its neighbours; a busy one is
-left by just the time that its queue costs; a replica twice as fast gets about twice the calls. And
-a call that its request does nothing but wait for finds a replica that writes fast, as the crowds of
-calls of one request gather on others. Nothing needs tuning, since all terms are the same seconds.
-Among replicas within two milliseconds the lot decides.
+`weight` is how much the call's request waits for it (1 if it is the only one under way or leads to
+what is shown first, less beside others), and `others` the sum of the weights of the calls there. So
+a warm replica is preferred by just the time that its cache saves, to the call and to its
+neighbours; a busy one is left by just the time that its queue costs; a replica twice as fast gets
+about twice the calls. And a call that its request does nothing but wait for finds a replica that
+writes fast, as the crowds of calls of one request gather on others. Nothing needs tuning, since all
+terms are the same seconds. Among replicas within two milliseconds the lot decides.
 
 It is wrong where its numbers are: an engine that reports no usage teaches it little, and a stage
 whose texts are sometimes ten and sometimes a thousand tokens long has no useful mean.
