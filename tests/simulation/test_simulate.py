@@ -226,6 +226,13 @@ def test_what_is_no_pipeline_is_refused() -> None:
         simulate(look_up, ["x"], arrivals=Poisson(1), duration=1.0, config=config())  # type: ignore[arg-type]
 
 
+def test_time_goes_on_after_years() -> None:
+    durations = {"nap": 1e9}
+    load = {"arrivals": Trace([0.0]), "duration": 1.0, "config": alto.Config()}
+    [request] = simulate(napping, [3], durations=durations, **load).requests
+    assert request.finish == 1e9 + 0.5
+
+
 def test_a_percentile_is_a_number() -> None:
     report = simulate(digest, ["tea"], arrivals=Trace([0.0]), duration=1.0, config=config())
     with pytest.raises(alto.ConfigError, match="a percentile is between 0 and 100; got '50'"):

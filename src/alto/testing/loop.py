@@ -9,6 +9,7 @@ come: the loop raises `Stuck` instead of hanging. Real I/O and threads do not wo
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -54,6 +55,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Go to the next timer exactly (adding `timeout` would round)."""
         scheduled = self._scheduled  # type: ignore[attr-defined]
         self._now = scheduled[0].when() if scheduled else self._now + timeout
+        # Timers are due until this much after now; after some months 1 ns is lost in rounding, and
+        # no timer would ever be due.
+        self._clock_resolution = max(1e-9, 2 * math.ulp(self._now))
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
