@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alto.core.cut import Line, Paragraph, Sentence
+from alto.core.texts import Line, Paragraph, Sentence
 from alto.errors import GraphError, ParseError
 from alto.structs import (
     decode,

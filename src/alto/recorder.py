@@ -198,13 +198,13 @@ class Recorder:
         opens: bool = False,
         **more: Any,
     ) -> g.Use:
-        out: Any = None  # the flow needs the use first
+        opened = g.Level(len(self.levels), level) if opens else None
+        out = self._flow(name, opened or level, annotation)
         use = g.Use(len(self.uses), name, kind, level, items, list(gathers), out, **more)
-        out_level = level
-        if opens:
-            out_level = use.opens = g.Level(len(self.levels), level, use)
-            self.levels.append(out_level)
-        use.out = self._flow(name, out_level, annotation, use)
+        out.origin = use
+        if opened is not None:
+            use.opens, opened.opener = opened, use
+            self.levels.append(opened)
         self.uses.append(use)
         frame = self.frames[-1]
         taken = [flow in frame.derived for _, flow in items] or [frame.token is None]

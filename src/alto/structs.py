@@ -38,17 +38,15 @@ from .core.cut import (
     AT_ONCE,
     Cutter,
     Deltas,
-    Line,
     Lines,
-    Paragraph,
     Paragraphs,
-    Sentence,
     Until,
     Whole,
 )
-from .core.json_cut import ARRAY, OBJECT, SCALAR, JsonItems, JsonText, JsonWhole
+from .core.json_cut import ARRAY, OBJECT, SCALAR, JsonItems, JsonWhole
 from .core.scalar_cut import ScalarItems
 from .core.sentences import Sentences
+from .core.texts import JsonText, Line, Paragraph, Sentence
 from .errors import GraphError, ParseError
 from .schemas import (
     Schema,

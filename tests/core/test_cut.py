@@ -7,7 +7,8 @@ from cuts import cut, error_of, everywhere, given_after
 
 from alto.core import cut as module
 from alto.core.calls import Delta
-from alto.core.cut import Deltas, Line, Lines, Paragraph, Paragraphs, Sentence, Whole, shorten
+from alto.core.cut import Deltas, Lines, Paragraphs, Whole, shorten
+from alto.core.texts import Line, Paragraph, Sentence
 
 TEXTS = [
     "",

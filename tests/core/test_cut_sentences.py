@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alto.core import sentences as module
-from alto.core.cut import Sentence
 from alto.core.sentences import LOOKAHEAD_CHARS_MAX, SENTENCE_CHARS_MAX, Sentences
+from alto.core.texts import Sentence
 
 ANSWERS = [
     json.loads(line)

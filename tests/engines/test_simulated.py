@@ -15,7 +15,7 @@ import pytest
 
 from alto.annotations import Stream
 from alto.core.calls import Call, Delta, Usage
-from alto.core.cut import Line, Paragraph, Sentence
+from alto.core.texts import Line, Paragraph, Sentence
 from alto.engines.protocol import Engine, EngineSpec, Replica
 from alto.engines.sim_replica import Answer, SimReplica
 from alto.engines.simulated import Faults, Lengths, Simulated

@@ -28,10 +28,10 @@ Here are the cutters without rules of their own. The others have a file each: `s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from ..errors import ParseError
+from .texts import Line, Paragraph
 
 T = TypeVar("T")
 
@@ -46,36 +46,6 @@ OPEN_CHARS_MAX = 1_000_000
 
 SHOWN_CHARS_MAX = 400
 """How much of a text an error message shows; `ParseError.text` has all of it."""
-
-
-class _Text(str):
-    """A piece of LM text that is a type of its own."""
-
-    __slots__ = ()
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Callable[[Any], Any]) -> Any:
-        """Let it be a field of a pydantic model; pydantic asks for plain dicts."""
-        made = {"type": "no-info", "function": cls}
-        return {"type": "function-after", "function": made, "schema": handler(str)}
-
-
-class Sentence(_Text):
-    """One sentence of LM text, with its stop and closing quotes."""
-
-    __slots__ = ()
-
-
-class Line(_Text):
-    """One line of LM text that is not blank."""
-
-    __slots__ = ()
-
-
-class Paragraph(_Text):
-    """Lines of LM text between blank lines; its inner line breaks are kept."""
-
-    __slots__ = ()
 
 
 class Cutter(Protocol[T]):

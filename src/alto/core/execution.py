@@ -30,40 +30,17 @@ import heapq
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from ..errors import AltoError, ConfigError, DeadlineExceeded
+from ..errors import AltoError, DeadlineExceeded
 from . import commit, feeding, interest, lifecycle, pressure, revision, settling
 from .attempt import ACTIVE, Invocation, State, at, is_list
 from .events import Action, Broke, Closed, Done, Emit, Event, Finish, Given, Start
 from .feed import END, WAIT, Feed, Forgotten
 from .graph import Flow, Gather, Graph, Kind, Mode, Output, Use
+from .limits import Limits
 from .path import Path, show
 from .scope import Failed, Node
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The bounds of one request. Bytes are estimates of the user's values.
-
-    `scope_items`, `scope_bytes`: how far a producer may run ahead of the slowest reader of its
-    items, unless somebody waits for it. `request_bytes`: all that a request may hold; then it
-    fails. `replay_bytes`: what is kept beyond need, for re-runs.
-    """
-
-    scope_items: int = 1024
-    scope_bytes: int = 16 << 20
-    request_bytes: int = 1 << 30
-    replay_bytes: int = 64 << 20
-
-    def __post_init__(self) -> None:
-        for name in ("scope_items", "scope_bytes", "request_bytes", "replay_bytes"):
-            value, least = getattr(self, name), 0 if name == "replay_bytes" else 1
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(
-                    f"Limits: {name} is {value!r}, expected a whole number, {least} or more."
-                )
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -227,7 +204,8 @@ class Execution:
 
     def give(self, invocation: Invocation, value: Any) -> bool:
         """An item of a fan-out. False: pause until `Go` (or `Stop`)."""
-        if invocation.state is not State.RUNNING:
+        before = invocation.state  # by a name of its own: what follows may change it
+        if before is not State.RUNNING:
             return False
         if invocation.held is not None:
             return pressure.hold_back(self, invocation, value)
@@ -395,9 +373,14 @@ class Execution:
             waits.append(f"{invocation.use.name} at {show(invocation.path)}")
         return "It was running " + ", ".join(waits) + "." if waits else "Nothing was running."
 
-    hold = pressure.hold
-    spend = pressure.spend
-    starve = pressure.starve
+    def hold(self, node: Node, size: int) -> None:
+        pressure.hold(self, node, size)
+
+    def spend(self, node: Node) -> None:
+        pressure.spend(self, node)
+
+    def starve(self, feed: Feed) -> None:
+        pressure.starve(self, feed)
 
     # ---------------------------------------------------------------- what follows
 

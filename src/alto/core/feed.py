@@ -51,13 +51,15 @@ class Cursor:
 
     __slots__ = ("depth", "feed", "index", "last", "nodes", "slot", "steps", "subs")
 
-    def __init__(self, feed: Feed, top: Node, steps: tuple[Step, ...], slot: int) -> None:
+    def __init__(
+        self, feed: Feed | None, top: Node | None, steps: tuple[Step, ...], slot: int
+    ) -> None:
         self.feed = feed
         self.steps = steps
         self.slot = slot
         self.last = len(steps)
-        self.depth = 0
-        self.nodes: list[Node] = [top]
+        self.depth = -1 if top is None else 0
+        self.nodes: list[Node] = [] if top is None else [top]
         self.index: list[int] = [0]
         self.subs: dict[int, Cursor] | None = None
 
@@ -73,6 +75,7 @@ class Cursor:
             if depth == self.last:
                 value = node.vals[self.slot]
                 if value is PENDING:
+                    assert self.feed is not None
                     node.wait(self.feed)
                     return WAIT
                 if value is ABSENT:
@@ -92,6 +95,7 @@ class Cursor:
                 position = index[depth]
                 if position >= len(scope.children):
                     if not scope.closed:
+                        assert self.feed is not None
                         if not scope.waiters or scope.waiters[-1] is not self.feed:
                             scope.waiters.append(self.feed)
                         return WAIT
@@ -145,6 +149,7 @@ class Cursor:
             self.index[depth] += 1
         node.open -= 1
         if node.open == 0:
+            assert self.feed is not None
             self.feed.execution.spend(node)
 
     def is_past(self, scope: Scope) -> bool:
@@ -184,14 +189,7 @@ def _leads_through(steps: tuple[Step, ...], level: Level) -> bool:
     )
 
 
-def _over() -> Cursor:
-    cursor = Cursor.__new__(Cursor)
-    cursor.depth = -1
-    cursor.nodes, cursor.index, cursor.subs = [], [], None
-    return cursor
-
-
-_OVER = _over()
+_OVER = Cursor(None, None, (), 0)
 """A walk past its end, for any feed."""
 
 

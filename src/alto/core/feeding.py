@@ -45,7 +45,8 @@ def feed_at(execution: Execution, gather: Gather, node: Node) -> Feed:
 
 def move(execution: Execution, feed: Feed) -> None:
     """A feed's cursor may be able to go on."""
-    if feed.ended or feed.node.dead:
+    over = feed.ended  # by a name of its own: filling it changes that
+    if over or feed.node.dead:
         return
     if feed.lost:
         feed.skip()

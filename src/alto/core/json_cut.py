@@ -35,6 +35,7 @@ from collections.abc import Callable
 
 from ..errors import ParseError
 from .cut import AT_ONCE, OPEN_CHARS_MAX, OpenText, Until, cut_off, shorten, too_long
+from .texts import JsonText
 
 DEPTH_MAX = 200
 """How deep JSON may nest. Beyond it the text is refused with a `ParseError`."""
@@ -62,13 +63,6 @@ _FLAT = re.compile(rf"{{{_MEMBERS}", re.DOTALL)
 _FLAT_NAMED = re.compile(rf"{{{_NAME}{_MEMBERS}", re.DOTALL)
 _BEFORE_EMPTY = ("", ":", "`")
 _CLOSER = {"{": "}", "[": "]"}
-
-
-class JsonText(str):
-    """The raw JSON of one item; `end` is where it ended in the whole text."""
-
-    __slots__ = ("end",)
-    end: int
 
 
 class JsonItems:
@@ -158,7 +152,8 @@ class JsonItems:
         """The text as long as no JSON was seen, for the error."""
 
     def feed(self, text: str) -> list[JsonText]:
-        if self.error is not None:
+        before = self.error  # by a name of its own: a state may set another
+        if before is not None:
             return []
         items: list[JsonText] = []
         self._items = items

@@ -189,7 +189,7 @@ def rewind(execution: Execution, feed: Feed) -> bool:
         return False
     given, feed.given = feed.given, []
     if feed.queue is not None:
-        feed.queue.extendleft(node for node, _ in reversed(given) if not node.dead)
+        feed.queue.extendleft([node for node, _ in given[::-1] if not node.dead])
     feed.reset()
     lost, feed.lost = feed.lost, False
     return lost

@@ -75,7 +75,8 @@ class ScalarItems(Generic[T]):
         return AT_ONCE
 
     def finish(self, truncated: bool = False) -> list[T]:
-        if self.error is not None:
+        before = self.error  # by a name of its own: the last line may set another
+        if before is not None:
             return []
         items: list[T] = []
         if self._json.seen:

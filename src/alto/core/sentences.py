@@ -31,7 +31,8 @@ import re
 from typing import Literal
 
 from ..errors import ParseError
-from .cut import AT_ONCE, OpenText, Sentence, Until, cut_off
+from .cut import AT_ONCE, OpenText, Until, cut_off
+from .texts import Sentence
 
 LOOKAHEAD_CHARS_MAX = 64
 """How far behind a candidate the text may decide about it."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..annotations import Stream
-from ..core.cut import Sentence
+from ..core.texts import Sentence
 from ..pipeline import pipeline
 from ..stages import lm, stage
 from .data import Claim, Verdict
