@@ -10,11 +10,11 @@ BIN := .venv/bin
 READY := .venv/.ready
 SEED ?= 1
 
-.PHONY: help demo test test-engines check format bench sim docs headline clean
+.PHONY: help demo test test-compiled test-engines wheel check format bench sim docs headline clean
 
 help:
 	@sed -n '1,5p' Makefile | cut -c3-
-	@echo "also: check  format  bench  headline  sim SEED=n  docs  test-engines  clean"
+	@echo "also: check  format  bench  headline  sim SEED=n  docs  test-compiled  test-engines  wheel  clean"
 
 $(READY): pyproject.toml constraints.txt
 	@if [ -z "$(PYTHON)" ]; then \
@@ -30,6 +30,14 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+COMPILED_SUITES := tests/native tests/core tests/oracle tests/worlds tests/engines tests/runtime tests/simulation
+
+test-compiled: $(READY)
+	folder=$$($(BIN)/python tools/native.py) && PYTHONPATH="$$folder" $(BIN)/python -m pytest $(COMPILED_SUITES)
+
+wheel: $(READY)
+	ALTO_COMPILE=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 test-engines: $(READY)
 	$(BIN)/python tools/llama.py build

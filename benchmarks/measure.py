@@ -8,6 +8,7 @@ the median over repeats is what is reported.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -15,7 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .contenders import BASELINE
+from .contenders import BASELINE, COMPILED
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import native  # noqa: E402
 
 Measured = dict[str, Any]
 PROBE_TIMEOUT_S = 900.0
@@ -29,10 +34,20 @@ class ProbeFailed(RuntimeError):
 def probe(*arguments: str) -> Measured:
     """One measurement in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.probe", *arguments]
-    root = Path(__file__).resolve().parents[1]
+    environment = dict(os.environ)
+    if COMPILED in arguments:
+        try:
+            environment["PYTHONPATH"] = str(native.built())
+        except native.NativeError as error:
+            raise ProbeFailed(str(error)) from error
     try:
         done = subprocess.run(
-            command, cwd=root, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S
+            command,
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PROBE_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired as expired:
         raise ProbeFailed(

@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from . import requests
-from .contenders import BASELINE, MODULES, SUBJECT
+from .contenders import BASELINE, COMPILED, MODULES, SUBJECT
 from .measure import Measured, difference, interleaved, ratio
 from .report import Report, Spread, Target, machine
 
@@ -52,7 +52,7 @@ def collect(names: Sequence[str], quick: bool) -> dict[int, dict[str, list[Measu
     sizes = {
         ITEMS_FEW: names,
         ITEMS: [name for name in names if not (quick and name in SLOW)],
-        ITEMS_MANY: [name for name in names if name in (BASELINE, SUBJECT)],
+        ITEMS_MANY: [name for name in names if name in (BASELINE, SUBJECT, COMPILED)],
     }
     plan: dict[str, tuple[str, ...]] = {}
     times: dict[str, int] = {}
@@ -72,14 +72,18 @@ def targets(
     medium: Mapping[str, list[float]],
     many: Mapping[str, list[float]],
     memory: Mapping[str, list[float]],
+    forms: Sequence[str] = (SUBJECT,),
 ) -> list[Target]:
-    """What is promised of ALTO, with what was measured."""
+    """What is promised of ALTO, with what was measured: CPU for each of its forms."""
     return [
-        Target(
-            f"CPU per item and stage, {ITEMS:,} items, times hand-written",
-            ratio(medium, SUBJECT),
-            CPU_RATIO_MAX,
-            unit="x",
+        *(
+            Target(
+                f"CPU per item and stage, {ITEMS:,} items, {name}, times hand-written",
+                ratio(medium, name),
+                CPU_RATIO_MAX,
+                unit="x",
+            )
+            for name in forms
         ),
         Target(
             f"CPU per item and stage, {ITEMS_MANY:,} items, times that of {ITEMS:,}",
@@ -116,7 +120,12 @@ def measure(quick: bool = False, only: Sequence[str] | None = None) -> Report:
         ),
         rows=[row(name, cpu, sizes[ITEMS].get(name, [])) for name in names],
         targets=(
-            targets(cpu[ITEMS], cpu[ITEMS_MANY], peaks(sizes[ITEMS]))
+            targets(
+                cpu[ITEMS],
+                cpu[ITEMS_MANY],
+                peaks(sizes[ITEMS]),
+                [each for each in (SUBJECT, COMPILED) if each in names],
+            )
             if {BASELINE, SUBJECT} <= set(names)
             else []
         ),

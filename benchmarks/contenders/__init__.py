@@ -35,14 +35,17 @@ class Contender(Protocol):
 
 BASELINE = "handwritten"
 SUBJECT = "alto"
+COMPILED = "alto-compiled"
 MODULES = {
     BASELINE: "handwritten",
     SUBJECT: "alto_",
+    COMPILED: "alto_",
     "pydantic-graph": "pydantic_graph_",
     "langgraph": "langgraph_",
     "llamaindex": "llamaindex_",
 }
-"""Display name and module, in the order in which they are run and shown."""
+"""Display name and module, in the order in which they are run and shown. `COMPILED` is the same
+code on the compiled package, which `measure.py` puts on its path."""
 
 
 def load(name: str) -> Contender:

@@ -12,6 +12,7 @@ from cuts import Result, cut, error_of, everywhere, given_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alto.cli import form
 from alto.core import json_cut as module
 from alto.core.json_cut import ARRAY, SCALAR, JsonItems, JsonWhole
 
@@ -304,6 +305,7 @@ def steps(text: str, size: int) -> int:
     return count
 
 
+@pytest.mark.skipif(form() == "compiled", reason="counts bytecodes")
 @pytest.mark.parametrize("size", [1, 7, 10**6])
 def test_work_grows_with_the_text_and_no_faster(size: int) -> None:
     item = json.dumps({"text": "a long one \\ with 'this' " * 4, "tags": [[1], {"a": [{}]}]})

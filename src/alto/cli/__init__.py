@@ -11,7 +11,14 @@ import sys
 
 import click
 
+from ..core import execution
 from ..errors import AltoError, GraphError
+
+
+def form() -> str:
+    """Which form of ALTO runs: its hot modules compiled, or all of it interpreted."""
+    return "interpreted" if str(execution.__file__).endswith(".py") else "compiled"
+
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
@@ -45,7 +52,9 @@ class _Group(click.Group):
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="alto", prog_name="alto")
+@click.version_option(
+    package_name="alto", prog_name="alto", message=f"%(prog)s, version %(version)s, {form()}"
+)
 def main() -> None:
     """Serve compound AI systems: pipelines whose stages stream into each other.
 
