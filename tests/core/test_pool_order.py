@@ -51,3 +51,14 @@ def test_a_level_of_priority_is_worth_some_seconds_of_age(age: float, first: int
     actions = one.ended(0, 0, age + 0.5)
     assert [action.call for action in actions if isinstance(action, Send)] == [first]
     assert one.core.limits.priority_s == 10.0
+
+
+def test_deadlines_of_a_burst_are_forgotten_when_it_is_over() -> None:
+    pool = Machine(1, limits={"sequences_start": 1})
+    calls = range(1, 301)
+    for call in calls:
+        pool.submit(call, deadline=1e6)
+    for call in calls:
+        pool.left(call, 1.0)
+    assert pool.core.waiting == 0
+    assert len(pool.core._waiting._deadlines) <= 64

@@ -51,10 +51,7 @@ class Waiting:
         """If it still waits, see to its deadline."""
         if flight.waiting and flight.deadline is not None:
             heappush(self._deadlines, (flight.deadline, flight.call))
-            if len(self._deadlines) > 2 * self.count + _STALE_MAX:
-                # A call that was turned away has an entry for each time.
-                living = {entry for entry in self._deadlines if self.has(entry[1])}
-                self._deadlines[:] = sorted(living)  # which is a heap
+            self._forget_deadlines()
 
     def end_pauses(self, now: float) -> None:
         """Put into the queue what has paused for long enough."""
@@ -76,6 +73,13 @@ class Waiting:
         """It waits no more."""
         flight.waiting = False
         self.count -= 1
+        self._forget_deadlines()
+
+    def _forget_deadlines(self) -> None:
+        if len(self._deadlines) > 2 * self.count + _STALE_MAX:
+            # A call that was turned away has an entry for each time.
+            living = {entry for entry in self._deadlines if self.has(entry[1])}
+            self._deadlines[:] = sorted(living)  # which is a heap
 
     def gone(self, flight: Flight) -> None:
         """The call is gone."""
