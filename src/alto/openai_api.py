@@ -282,7 +282,8 @@ class AnswerReader:
 
     def _chunk(self, chunk: Chunk, deltas: list[Delta], *, named_error: bool, event: bytes) -> None:
         if chunk.usage:
-            self.usage = usage_of(chunk.usage)
+            told = usage_of(chunk.usage)
+            self.usage = told if self.usage is None else _larger(self.usage, told)
         if chunk.error or named_error:
             raise _told_error(chunk.error or event)
         for choice in chunk.choices or ():
@@ -357,6 +358,18 @@ def usage_of(told: Mapping[str, Any]) -> Usage:
         completion_tokens=_count(told.get("completion_tokens")),
         cached_tokens=_count(prompt.get("cached_tokens") or told.get("prompt_cache_hit_tokens")),
         reasoning_tokens=_count(completion.get("reasoning_tokens") or told.get("reasoning_tokens")),
+        calls=1,
+    )
+
+
+def _larger(one: Usage, other: Usage) -> Usage:
+    """Of two usages of one answer: counts only grow, but some servers end with zeros, or tell the
+    prompt first and the text last."""
+    return Usage(
+        max(one.prompt_tokens, other.prompt_tokens),
+        max(one.completion_tokens, other.completion_tokens),
+        max(one.cached_tokens, other.cached_tokens),
+        max(one.reasoning_tokens, other.reasoning_tokens),
         calls=1,
     )
 

@@ -206,6 +206,16 @@ def test_usage_that_never_comes_counts_the_call_and_no_tokens() -> None:
     assert reader.last().usage == Usage(calls=1)
 
 
+def test_usage_of_zeros_at_the_end_does_not_undo_what_was_told() -> None:
+    _, reader = read(text("ok") + usage(7, 3) + stop() + usage(0, 0) + DONE)
+    assert reader.last().usage == Usage(7, 3, calls=1)
+
+
+def test_usage_that_is_told_in_parts_is_one() -> None:
+    _, reader = read(usage(7, 1) + text("ok") + usage(0, 3) + stop() + DONE)
+    assert reader.last().usage == Usage(7, 3, calls=1)
+
+
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_reasoning_is_kept_apart(name: str) -> None:
     thought = event({"choices": [{"index": 0, "delta": {name: "hmm", "content": None}}]})

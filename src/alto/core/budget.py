@@ -104,20 +104,22 @@ class Account:
         return delta
 
     def close(self) -> None:
-        """The call is over, by its end or otherwise: book what it has cost. One that was not begun
-        to be answered costs nothing."""
-        budget, usage = self._budget, self._usage
+        """The call is over, by its end or otherwise: book what it has cost, as its deltas have told
+        and beyond it (`Call.untold`). One that was not begun to be answered costs nothing."""
+        budget, call, told = self._budget, self.call, self._usage
         budget.held -= self._prompt + self._writes
-        if usage is None or not usage.total_tokens:
-            budget.spent += self._prompt + self._written if self._pieces else 0
+        tells = told is not None and told.total_tokens > 0
+        if call.untold is None and self._pieces and not tells:  # by an engine that never tells
+            call.untold = Usage(self._prompt, self._written, calls=0 if told is not None else 1)
+        if call.untold is not None and told is not None and self.over:
+            call.untold = _beyond(call.untold, told)  # the engine saw a reader that left
+        budget.spent += sum(cost.total_tokens for cost in (told, call.untold) if cost is not None)
+        if told is None or not tells or told.calls != 1 or self.over:
             return
-        budget.spent += usage.total_tokens
-        if usage.calls != 1 or self.over:
-            return
-        size = read(self.call, hashed=False).size
-        if (learned := believable(usage, size)) is not None:  # all requests estimate by this
+        size = read(call, hashed=False).size
+        if (learned := believable(told, size)) is not None:  # all requests estimate by this
             budget.texts.told(learned, size, self._chars)
-            budget.texts.wrote(self.call.stage, float(learned.completion_tokens), 0.0)
+            budget.texts.wrote(call.stage, float(learned.completion_tokens), 0.0)
 
     @property
     def _capped(self) -> bool:
@@ -133,3 +135,12 @@ class Account:
         """An engine sends one token or more in a piece."""
         per_char = self._budget.texts.tokens_per_char.value
         return max(self._pieces, round(self._chars * per_char))
+
+
+def _beyond(cost: Usage, told: Usage) -> Usage:
+    """What a cost is beyond the part of it that was told."""
+    return Usage(
+        max(0, cost.prompt_tokens - told.prompt_tokens),
+        max(0, cost.completion_tokens - told.completion_tokens),
+        calls=max(0, cost.calls - told.calls),
+    )

@@ -184,6 +184,8 @@ class Call:
     `answered_by` is filled in by an engine of several replicas: the name of the one that wrote the
     end of the answer. If that cannot be read, ask again with its name in `avoid`: then another
     answers if there is one, and a replica that nobody can read loses its calls.
+    `untold` is filled in when the call is over: what it has cost, by estimate, beyond what its
+    deltas have told, as where its reader left in mid-text. None: nothing.
     """
 
     messages: list[Message]
@@ -212,6 +214,7 @@ class Call:
     answered_by: str = ""
     avoid: str = ""
     prewarm: bool = False
+    untold: Usage | None = None
 
 
 _new_call = object.__new__
@@ -255,4 +258,5 @@ def asked(
     call.avoid = template.avoid
     call.prewarm = template.prewarm
     call.prompt_ids = template.prompt_ids
+    call.untold = template.untold
     return call

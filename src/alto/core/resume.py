@@ -95,7 +95,7 @@ def written_tokens(given: Sequence[Delta], tokens_per_char: float) -> int:
 
     Engines send one token or more in a delta, so there were at least as many as deltas.
     """
-    usage = next((delta.usage for delta in reversed(given) if delta.usage), None)
+    usage = _told(given)
     if usage is not None:
         return usage.completion_tokens
     chars = sum(len(delta) + len(delta.reasoning) for delta in given)
@@ -109,8 +109,8 @@ def spent(
     tokens_per_char: float,
     ids: TokenIds | None = None,
 ) -> Usage:
-    """What a try that broke has cost: as reported, else counted, else estimated."""
-    usage = next((delta.usage for delta in reversed(given) if delta.usage), None)
+    """What a try that broke, or was left, has cost: as reported, else counted, else estimated."""
+    usage = _told(given)
     if usage is not None:
         return usage
     if ids is not None:
@@ -120,6 +120,12 @@ def spent(
         completion_tokens=written_tokens(given, tokens_per_char),
         calls=1,
     )
+
+
+def _told(given: Sequence[Delta]) -> Usage | None:
+    """What the server said of the cost; counts of nothing are no answer."""
+    told = (delta.usage for delta in reversed(given) if delta.usage is not None)
+    return next((usage for usage in told if usage.total_tokens), None)
 
 
 def with_usage(delta: Delta, before: Usage) -> Delta:

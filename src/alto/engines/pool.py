@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Any
 
-from ..core.calls import Call, Delta
+from ..core.calls import Call, Delta, TokenIds, Usage
 from ..core.peers import Summary
 from ..core.pool import CallPool
 from ..core.pool_events import (
@@ -128,7 +129,8 @@ class Pool(Encodes):
                 finally:
                     await inner.aclose()
             # Only the end of the stream was lost: the text has all the tokens it may have.
-            yield Delta(finish_reason="length", usage=reader.before)
+            usage, reader.before = reader.before, None
+            yield Delta(finish_reason="length", usage=usage)
         finally:
             self._leave(reader)
 
@@ -186,7 +188,8 @@ class Pool(Encodes):
                 finally:
                     if not reader.finished:
                         await inner.aclose()
-            going = take(Delta(finish_reason="length", usage=reader.before))
+            usage, reader.before = reader.before, None
+            going = take(Delta(finish_reason="length", usage=usage))
             if not isinstance(going, bool):
                 await going
         finally:
@@ -375,14 +378,22 @@ class Pool(Encodes):
             self._tell(Broke(reader.number, replica, failure))
             return None
         except BaseException:
+            if reader.writing:
+                self._lost(reader, ())
             await inner.aclose()
             raise
         if reader.writing:
+            self._lost(reader, (first,))
             await inner.aclose()  # second in a race, by less than a moment
             return None
         reader.writing = True
         self._tell(Began(reader.number, replica))
         return Opened(replica, inner, first)
+
+    def _lost(self, reader: PoolReader, given: Sequence[Delta]) -> None:
+        """Another was before it in a race: what it read was spent all the same."""
+        cost = self._cost(reader, given)
+        reader.before = cost if reader.before is None else reader.before + cost
 
     # --- Between generators and the core
 
@@ -435,8 +446,7 @@ class Pool(Encodes):
         reader.writing = False
         core, given = self._core, reader.given
         part = [as_delta(piece) for piece in given[reader.start :]]
-        prompt_tokens = read(reader.asked, hashed=False).size * core.texts.tokens_per_byte.value
-        cost = spent(part, prompt_tokens, core.texts.tokens_per_char.value, error.token_ids)
+        cost = self._cost(reader, part, error.token_ids)
         reader.before = cost if reader.before is None else reader.before + cost
         reader.start = len(given)
         prompt = None
@@ -453,6 +463,21 @@ class Pool(Encodes):
             rest_tokens = reader.asked.max_tokens
             self._tell(Broke(reader.number, reader.replica, error, prompt, rest_tokens))
 
+    def _cost(
+        self, reader: PoolReader, given: Sequence[Delta], ids: TokenIds | None = None
+    ) -> Usage:
+        """What a try has cost that gave these pieces."""
+        texts = self._core.texts
+        prompt_tokens = read(reader.asked, hashed=False).size * texts.tokens_per_byte.value
+        return spent(given, prompt_tokens, texts.tokens_per_char.value, ids)
+
+    def _untold(self, reader: PoolReader, given: Sequence[str], told: Usage | None) -> Usage:
+        """What no delta has told of a call whose last try gave these pieces."""
+        cost = self._cost(reader, [as_delta(piece) for piece in given])
+        if told is not None:  # of no tokens, but of the call, and of tries before it
+            return replace(cost, calls=0)
+        return cost if reader.before is None else reader.before + cost
+
     def _leave(self, reader: PoolReader) -> None:
         """The generator is over: by its end, by its reader, or by an error."""
         del self._readers[reader.number]
@@ -462,12 +487,17 @@ class Pool(Encodes):
             last = as_delta(part[-1]) if part else None
             # Many readers go when they see the finish reason, before the stream itself ends.
             if last is not None and last.finish_reason is not None:
-                now = asyncio.get_running_loop().time()
+                now, usage = asyncio.get_running_loop().time(), last.usage
+                if usage is None or not usage.total_tokens:
+                    reader.call.untold = self._untold(reader, part, usage)
                 chars = sum(map(len, part))
-                self._core.ended(reader.number, reader.replica, chars, last.usage, now)
+                self._core.ended(reader.number, reader.replica, chars, usage, now)
                 if self._core.unsettled:
                     self._settle(now)
                 return
+            reader.call.untold = self._untold(reader, part, None)
+        elif reader.before is not None:
+            reader.call.untold = reader.before
         self._tell(Left(reader.number))
 
     def _tell(self, event: Event) -> None:

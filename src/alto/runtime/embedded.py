@@ -50,7 +50,8 @@ class Request:
 
     @property
     def usage(self) -> Usage:
-        """Tokens that the request's LM calls have used so far."""
+        """Tokens that the request's LM calls have used so far: as servers told, else by
+        estimate."""
         return self._run.usage
 
     @property

@@ -154,9 +154,11 @@ class Deltas:
                         run.usage = run.usage + delta.usage
                     yield delta
         except EngineError as failure:
-            if failure.usage is not None:
-                run.usage = run.usage + failure.usage
+            self._call.untold = self._call.untold or failure.usage
             raise
+        finally:
+            if self._call.untold is not None:
+                run.usage = run.usage + self._call.untold
 
     def __aiter__(self) -> AsyncGenerator[Delta, None]:
         return self._items

@@ -69,9 +69,11 @@ async def call(
         try:
             await read(template, reading.begin(), reading)
         except EngineError as failure:
-            if failure.usage is not None:
-                run.usage = run.usage + failure.usage
+            template.untold = template.untold or failure.usage
             raise
+        finally:
+            if template.untold is not None:
+                run.usage, template.untold = run.usage + template.untold, None
         error = await reading.end()
         if reading.stopped:
             return

@@ -16,7 +16,7 @@ from ..core.execution import Invocation
 from ..core.path import show
 from ..engines.pool_reader import Kept
 from ..engines.protocol import Engine, Keeper, ReadFor, Take
-from ..errors import StageError
+from ..errors import EngineError, StageError
 
 if TYPE_CHECKING:
     from .driver import Run
@@ -42,10 +42,7 @@ async def read(
             return False if isinstance(going, bool) else _then_stop(going)
 
         kept = Kept(counted)
-        try:
-            await reading(account.call, kept.take, kept)
-        finally:
-            call.answered_by = account.call.answered_by
+        await reading(account.call, kept.take, kept)
 
 
 async def stream(
@@ -77,10 +74,15 @@ def _opened(run: Run, invocation: Invocation, call: Call) -> Iterator[Account]:
             path=invocation.path,
             attempts=invocation.attempt,
         )
+    sent = account.call
     try:
         yield account
+    except EngineError as failure:
+        sent.untold = sent.untold or failure.usage
+        raise
     finally:
         account.close()
+        call.answered_by, call.untold = sent.answered_by, sent.untold
 
 
 async def _then_stop(going: Awaitable[bool]) -> bool:
