@@ -353,6 +353,36 @@ def test_context_variables_of_the_caller_are_seen_in_threads() -> None:
     on_real_loop(main)
 
 
+def test_what_a_blocking_generator_reports_comes_before_the_item_it_yields_next() -> None:
+    busy = threading.Event()
+
+    @stage
+    def numbers(x: int) -> Iterator[int]:
+        for number in range(x):
+            alto.current().emit("at", number)
+            yield number
+            busy.wait(PATIENCE_S)
+
+    def once_all_is_yielded(number: int) -> bool:  # the loop is busy with the first item until then
+        busy.set()
+        for thread in threading.enumerate():
+            if thread.name == "alto-numbers":
+                thread.join(PATIENCE_S)
+        return True
+
+    @pipeline
+    def p(x: int):
+        return numbers(x).where(once_all_is_yielded)
+
+    async def main() -> list[tuple[str, int]]:
+        async with watched() as runtime:
+            return [(event.output, event.value) async for event in runtime.stream(p, 3)]
+
+    seen = on_real_loop(main)
+    assert [value for output, value in seen if output == "at"] == [0, 1, 2]
+    assert all(seen.index(("at", number)) < seen.index(("result", number)) for number in range(3))
+
+
 def test_progress_from_a_thread_that_outlives_its_request_reaches_nobody() -> None:
     release, ended, begun = threading.Event(), threading.Event(), threading.Event()
     raised: list[BaseException] = []

@@ -86,7 +86,7 @@ async def _prompt(
     run on the loop, since they do nothing but write, unless they read a stream."""
     function: Callable[..., Any] = unit.stage.function
     if unit.is_generator and (unit.is_async or unit.reads_streams):
-        return _generated(unit, function, arguments, held)
+        return _generated(owner[0], unit, function, arguments, held)
     if unit.reads_streams:
         return await call_plain(unit, function, arguments, held, owner)
     args, kwargs = split(unit.positional, arguments)
@@ -160,12 +160,12 @@ async def _fan_out(
 ) -> None:
     items: AsyncIterator[Any]
     if unit.is_generator:
-        items = _generated(unit, function, arguments, held)
+        items = _generated(run, unit, function, arguments, held)
     else:
         given = await call_plain(unit, function, arguments, held, (run, invocation))
         lazy = isinstance(given, Iterator) and not isinstance(given, Sized)
         if lazy and not unit.is_async and not unit.runtime.inline:
-            items = threads.ThreadedItems(unit.name, lambda: given, held, copy_context())
+            items = _in_a_thread(run, unit, lambda: given, held)
         else:
             items = as_items(unit.name, given)
     try:
@@ -177,6 +177,7 @@ async def _fan_out(
 
 
 def _generated(
+    run: Run,
     unit: Unit,
     function: Callable[..., Any],
     arguments: dict[str, Any],
@@ -189,7 +190,13 @@ def _generated(
         return _later(unit, items) if unit.pretends else items
     if unit.runtime.inline:
         return _inline_items(unit, function, args, kwargs)
-    return threads.ThreadedItems(unit.name, lambda: function(*args, **kwargs), held, copy_context())
+    return _in_a_thread(run, unit, lambda: function(*args, **kwargs), held)
+
+
+def _in_a_thread(
+    run: Run, unit: Unit, make: Callable[[], Iterator[Any]], held: list[Future[Any]]
+) -> threads.ThreadedItems:
+    return threads.ThreadedItems(unit.name, make, held, copy_context(), run.hear)
 
 
 async def _give_all(run: Run, invocation: Invocation, items: AsyncIterator[Any]) -> None:

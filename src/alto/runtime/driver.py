@@ -132,6 +132,7 @@ class Run:
         self._resting = False
         self._placed: dict[Invocation, Place] = {}  # between admission and start
         self._gates: dict[Invocation, asyncio.Future[None]] = {}
+        self._reported: list[tuple[Invocation, Event]] = []  # progress, by threads
 
     # ---------------------------------------------------------------- from outside
 
@@ -281,7 +282,13 @@ class Run:
         if threading.get_ident() == self.thread:
             self._progress(invocation, event)
         else:
-            tell(self.loop, self._progress, invocation, event)
+            self._reported.append((invocation, event))
+            tell(self.loop, self.hear)
+
+    def hear(self) -> None:
+        """Pass on what threads have reported so far."""
+        while self._reported:
+            self._progress(*self._reported.pop(0))
 
     def _progress(self, invocation: Invocation, event: Event) -> None:
         if invocation.state is State.RUNNING and self.execution.stream:

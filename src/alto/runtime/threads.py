@@ -122,7 +122,8 @@ def start_thread(name: str, function: Callable[[], Any]) -> Future[Any]:
 
 
 class ThreadedItems:
-    """A blocking generator, run in a thread, as an async iterator."""
+    """A blocking generator, run in a thread, as an async iterator. `before` is called on the loop
+    before each item and the end are passed on: what the thread did until then comes first."""
 
     def __init__(
         self,
@@ -130,8 +131,10 @@ class ThreadedItems:
         make: Callable[[], Iterator[Any]],
         held: list[Future[Any]],
         context: Context,
+        before: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._before = before
         self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._room = threading.Semaphore(AHEAD_MAX)
         self._over = False
@@ -171,8 +174,10 @@ class ThreadedItems:
             if not self._items.empty():
                 item = self._items.get_nowait()
                 self._room.release()
+                self._before()
                 return item
             if ended:
+                self._before()
                 error = self._future.exception()
                 if error is not None and not isinstance(error, Stopped):
                     raise error from None
