@@ -50,7 +50,12 @@ INTERPRETED = {
 """The modules of the core that stay as they are, and why; and so do the policies, which are
 functions of `scheduling`'s values."""
 
-MODULES = (*(f"core/{name}.py" for name in CORE), "values.py")
+MODULES = (
+    *(f"core/{name}.py" for name in CORE),
+    "values.py",
+    "engines/keeper.py",
+    "runtime/reading.py",
+)
 """What is compiled, below src/alto: what decides and reads text, and what is asked for the size of
 each item. What waits is left alone. Compiled coroutines gain little, an exception that is thrown
 into one loses its traceback, and async generators cannot be compiled at all."""

@@ -20,9 +20,10 @@ from alto import Call, Config, Delta, Simulated
 from alto.core.policies.prompt_aware import PromptAware
 from alto.core.replicas import Limits
 from alto.core.scheduling import Candidate, Facts, Policy
+from alto.engines.keeper import Keeper
 from alto.engines.pool import Pool
 from alto.engines.pool_reader import Kept
-from alto.engines.protocol import Engine, Keeper, Replica, Take
+from alto.engines.protocol import Engine, Replica, Take
 
 from .settings import TABLE
 
@@ -69,7 +70,7 @@ class Logged(Pool):
             return take(delta)
 
         kept = Kept(seen)
-        await super().read_for(call, kept.take, kept)
+        await super().read_for(call, kept.take, kept.keeper)
         span.ended = now()
 
 

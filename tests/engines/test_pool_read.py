@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from alto.core.calls import Call, Delta, Usage
+from alto.engines.keeper import Keeper
 from alto.engines.pool import Pool
-from alto.engines.protocol import Keeper, Take
+from alto.engines.protocol import Take
 from alto.errors import EngineError
 from alto.testing.loop import run
 
@@ -80,20 +81,21 @@ class Taken:
         return more
 
 
-class Keeping(Keeper):
+class Keeping:
     """The same reader, which keeps the pieces itself."""
 
     def __init__(self, taken: Taken) -> None:
-        super().__init__()
         self.taken = taken
+        self.keeper = Keeper()
 
     def take(self, piece: str) -> Any:
-        if (first := self.first) is not None:
-            self.first = None
+        keeper = self.keeper
+        if (first := keeper.first) is not None:
+            keeper.first = None
             first()
-        self.given.append(piece)
+        keeper.given.append(piece)
         going = self.taken.take(piece)
-        self.enough = len(self.taken.seen) >= self.taken.enough_at
+        keeper.enough = len(self.taken.seen) >= self.taken.enough_at
         return going
 
 
@@ -107,8 +109,8 @@ async def _read(
     error = ""
     try:
         if keeps:
-            keeper = Keeping(taken)
-            await pool.read_for(call, keeper.take, keeper)
+            keeping = Keeping(taken)
+            await pool.read_for(call, keeping.take, keeping.keeper)
         else:
             await pool.read(call, taken.take)
     except EngineError as raised:

@@ -49,10 +49,11 @@ from ..errors import AltoError, EngineError
 from .ahead import Ahead, Used
 from .batch_options import BatchOptions
 from .encodes import Encodes
+from .keeper import Keeper
 from .load import PoolLoad, ReplicaLoad, load_of_replica
 from .pool_reader import Kept, PoolReader, as_delta, is_full, kept
 from .pool_streams import Opened, again, stop, without_echo
-from .protocol import Keeper, Read, Replica, Take
+from .protocol import Read, Replica, Take
 
 
 class Pool(Encodes):
@@ -137,8 +138,8 @@ class Pool(Encodes):
     def read(self, call: Call, take: Take) -> Awaitable[None]:
         """The same for a reader that is called with each piece: cheaper than `stream` by a
         generator. Returns at the end of the text, or when `take` has enough."""
-        keeper = Kept(take)
-        return self.read_for(call, keeper.take, keeper)
+        kept = Kept(take)
+        return self.read_for(call, kept.take, kept.keeper)
 
     async def read_for(self, call: Call, take: Take, keeper: Keeper) -> None:
         """As `read`, for a reader that keeps the pieces itself: cheaper by a call for each.

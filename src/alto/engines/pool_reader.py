@@ -12,7 +12,8 @@ from dataclasses import replace
 from ..core.calls import Call, Delta, Usage
 from ..core.scheduling import CallId, ReplicaId
 from ..errors import AltoError
-from .protocol import Keeper, Take
+from .keeper import Keeper
+from .protocol import Take
 
 
 class PoolReader:
@@ -62,32 +63,33 @@ class PoolReader:
             self.waiter.set_result(None)
 
 
-class Kept(Keeper):
-    """Keeps the pieces for a reader that does nothing but take them."""
+class Kept:
+    """Keeps the pieces, in `keeper`, for a reader that does nothing but take them."""
 
-    __slots__ = ("_take",)
+    __slots__ = ("_take", "keeper")
 
     def __init__(self, take: Take) -> None:
-        super().__init__()
         self._take = take
+        self.keeper = Keeper()
 
     def take(self, piece: str) -> bool | Awaitable[bool]:
         """One piece."""
-        if (first := self.first) is not None:
-            self.first = None
+        keeper = self.keeper
+        if (first := keeper.first) is not None:
+            keeper.first = None
             first()
         if piece.__class__ is Delta:
             piece = text_of(piece)
-        self.given.append(piece)
+        keeper.given.append(piece)
         going = self._take(piece)
         if isinstance(going, bool):
-            self.enough = not going
+            keeper.enough = not going
             return going
         return self._waited(going)
 
     async def _waited(self, going: Awaitable[bool]) -> bool:
         goes_on = await going
-        self.enough = not goes_on
+        self.keeper.enough = not goes_on
         return goes_on
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..core.calls import Call, Delta
 from ..core.encode import EmbedCall, Ranking, RerankCall, Vectors
+from .keeper import Keeper
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -33,27 +34,6 @@ taken, with the same answer."""
 Read = Callable[[Call, Take], Awaitable[None]]
 """Answers one call as `stream` does, but hands each piece to `Take`. Returns when the text has
 ended, or when `Take` has enough."""
-
-
-class Keeper:
-    """A reader that keeps what it takes where its engine sees it, so that no other need keep it too
-    in case a text breaks off.
-
-    Its `take` does this with each piece before anything else: where there is a `first` it takes
-    that away and calls it, and it puts the piece into `given`. Before it answers False, it says so
-    in `enough`.
-    """
-
-    __slots__ = ("enough", "first", "given")
-
-    def __init__(self) -> None:
-        self.given: list[str] = []
-        """Every piece as it came: a `Delta` where it carries more than text, else a plain string.
-        (A `Delta` is an object of which the garbage collector keeps count, a string is not.)"""
-        self.first: Callable[[], None] | None = None
-        """Tells the engine of the first piece of a try. The engine puts it here."""
-        self.enough = False
-        """It wants no more."""
 
 
 ReadFor = Callable[[Call, Take, Keeper], Awaitable[None]]

@@ -8,24 +8,19 @@ where the earlier one was, as far as the characters agree, so equal text keeps i
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..core.calls import Call, Delta, Message, Usage, asked
-from ..core.cut import Cutter
+from ..core.calls import Call, Message, Usage, asked
 from ..core.execution import Invocation
-from ..core.scope import PENDING
-from ..core.think import ThinkSplitter
-from ..engines.protocol import Engine, Keeper, Read, ReadFor, Take
+from ..engines.keeper import Keeper
+from ..engines.protocol import Engine, Read, ReadFor, Take
 from ..errors import EngineError, ParseError
 from ..stages import LM
-from ..structs import Reader
 from . import prompts, shedding, spending
 from .readers import wake
+from .reading import Reading
 
 if TYPE_CHECKING:
     from ..engines.ahead import Ahead
@@ -64,7 +59,7 @@ async def call(
             return
         template.rest_s = run.ticket.rest_s
     read = _read_of(run, unit, invocation)
-    reading = _Reading(run, unit, invocation, reader)
+    reading = Reading(run, unit, invocation, reader, _wait)
     for attempt in range(1, PARSE_TRIES + 1):
         try:
             await read(template, reading.begin(), reading)
@@ -74,7 +69,7 @@ async def call(
         finally:
             if template.untold is not None:
                 run.usage, template.untold = run.usage + template.untold, None
-        error = await reading.end()
+        error = await _end(reading)
         if reading.stopped:
             return
         if error is None:
@@ -210,295 +205,39 @@ async def _streamed(engine: Engine, template: Call, take: Take) -> None:
                 return
 
 
-class _Reading(Keeper):
-    """Reads the text of one attempt into items.
+async def _end(reading: Reading) -> ParseError | None:
+    """The answer is over: read what is left of it. The error says why it cannot be read to its
+    end."""
+    if reading.failed is not None:
+        raise reading.failed
+    if reading.stopped:
+        return None
+    items = reading.rest()
+    if items and not await _pass(reading, items):
+        return None
+    items = reading.last()
+    if items and not await _pass(reading, items):
+        return None
+    return reading.cutter.error
 
-    The cutter is given a piece when something may come of it, along with those before it that have
-    been kept back: between the ends of two items nearly every token is just put to the others.
 
-    Many wait at once for their next piece, so it is kept small.
-    """
-
-    __slots__ = (
-        "cutter",
-        "failed",
-        "fans_out",
-        "fed",
-        "finish_reason",
-        "invocation",
-        "pieces",
-        "reader",
-        "recut",
-        "room",
-        "run",
-        "search",
-        "stopped",
-        "think",
-        "truncated",
-        "value",
-    )
-
-    def __init__(self, run: Run, unit: Unit, invocation: Invocation, reader: Reader[Any]) -> None:
-        super().__init__()
-        self.run = run
-        self.invocation = invocation
-        self.reader = reader
-        self.fans_out = unit.fans_out
-        self.value: Any = PENDING
-        self.stopped = False
-        self.failed: Exception | None = None
-        self.recut = (
-            Recut(_earlier(invocation))
-            if unit.fans_out and unit.stage.item_type is str and invocation.attempt > 1
-            else None
-        )
-
-    def begin(self) -> Take:
-        """Start to read an answer of an engine, with what is returned."""
-        self.cutter: Cutter[Any] = self.reader.new()
-        self.given = []
-        self.enough = False
-        self.pieces = self.given  # the same without what is thought
-        self.fed = 0  # of these the cutter has had so many
-        self.think: ThinkSplitter | None = None
-        self.finish_reason: str | None = None
-        self.search = _search("")  # finds in a piece what is to be looked at
-        self.room = sys.maxsize  # so many characters may come before any piece is
-        self.truncated = False
-        if self.fans_out:
-            self._look_out()
-        search, keep = self.search, self.given.append
-        room = 0  # the first piece is looked at
-
-        def take(text: str) -> bool | Awaitable[bool]:
-            """One piece: this runs once a token."""
-            nonlocal search, room
-            if text.__class__ is not str:
-                text = self._note(text)
-            room -= len(text)
-            if room > 0 and search(text) is None:
-                keep(text)
-                return True
-            going = self._look(text)
-            search, room = self.search, self.room
-            return going
-
-        return take
-
-    def _look_out(self) -> None:
-        """Say which of the pieces to come is to be looked at."""
-        marks, room = self.cutter.until()
-        self.search = _search(marks)
-        self.room = room if self.think is None else 0
-
-    def _look(self, text: str) -> bool | Awaitable[bool]:
-        """A piece of which something may come, or the first."""
-        if not self.given:
-            if (first := self.first) is not None:
-                self.first = None
-                first()
-            if len(text) < self.room and self.search(text) is None:
-                self.room -= len(text)
-                self.given.append(text)
-                return True
-        if "<" in text or self.think is not None:
-            self._without_thinking(text)
-        else:
-            self.given.append(text)
-        if not self.fans_out:
-            self.room = 0
-            return True
-        try:
-            items = self._cut()
-            self._look_out()
-            if items and not self._give(items):
-                return self._wait(items)
-        except Exception as error:  # ours, not the engine's: it must not be tried elsewhere
-            self.failed = error
-            self.enough = True
-            return False
-        self.enough = self.cutter.error is not None
-        return not self.enough
-
-    def _cut(self) -> list[Any]:
-        """The items that the pieces complete which the cutter has not had yet."""
-        text = "".join(self.pieces[self.fed :])
-        self.fed = len(self.pieces)
-        return self.cutter.feed(text) if text else []
-
-    async def end(self) -> ParseError | None:
-        """The answer is over: read what is left of it. The error says why it cannot be read to its
-        end."""
-        if self.failed is not None:
-            raise self.failed
-        if self.stopped:
-            return None
-        cutter = self.cutter
-        self.truncated = self.finish_reason == "length"
-        if self.think is not None:
-            text, reasoning = self.think.finish()
-            if reasoning:
-                self._reason(reasoning)
-            self.pieces.append(text)
-        if cutter.error is None:
-            items = self._cut()
-            if items and not await self._pass(items):
-                return None
-        if cutter.error is None:
-            items = cutter.finish(self.truncated)
-            if items and not await self._pass(items):
-                return None
-        return cutter.error
-
-    def _note(self, piece: str) -> str:
-        """Note what a piece carries besides text. One that carries nothing becomes a string."""
-        if piece.__class__ is Delta or not isinstance(piece, Delta):
-            return str.__str__(piece)
-        if piece.reasoning:
-            self._reason(piece.reasoning)
-        if piece.finish_reason is not None:
-            self.finish_reason = piece.finish_reason
-        if piece.usage is not None:
-            self.run.usage = self.run.usage + piece.usage
-        return piece
-
-    def _without_thinking(self, text: str) -> None:
-        if self.think is None:
-            self.think = ThinkSplitter()
-            self.pieces = list(self.given)
-            self.think.feed("".join(self.pieces))  # it has seen this before
-        self.given.append(text)
-        text, reasoning = self.think.feed(text)
-        if reasoning:
-            self._reason(reasoning)
-        self.pieces.append(text)
-
-    async def _pass(self, items: list[Any]) -> bool:
-        """Hand items to the core; False when the attempt is over."""
-        if not self.fans_out:
-            self.value = items[0]
-            return True
-        return self._give(items) or await self._wait(items)
-
-    def _give(self, items: list[Any]) -> bool:
-        """Hand on items as far as the core takes them; those that it has not taken stay in the
-        list. False: wait, then go on."""
-        run, invocation = self.run, self.invocation
-        execution = run.execution
-        if self.recut is not None:
-            items[:] = [piece for item in items for piece in self.recut.feed(item)]
-        execution.now = run.loop.time()
-        for taken, item in enumerate(items, 1):
-            go_on = execution.give(invocation, item)
-            if execution.actions or execution.ready:
-                run.pump()
-            if not go_on:
-                del items[:taken]
-                return False
+async def _pass(reading: Reading, items: list[Any]) -> bool:
+    """Hand items to the core; False when the attempt is over."""
+    if not reading.fans_out:
+        reading.value = items[0]
         return True
+    return reading.give(items) or await _wait(reading, items)
 
-    async def _wait(self, items: list[Any]) -> bool:
-        """Wait until the core takes more, and give it the rest; False when the attempt is over."""
-        run, invocation = self.run, self.invocation
-        while await run.gate(invocation):
-            if not items:
-                return True
-            go_on = run.execution.give(invocation, items.pop(0))
-            run.pump()
-            if go_on and not items:
-                return True
-        self.stopped = self.enough = True
-        return False
 
-    def _reason(self, text: str) -> None:
-        run = self.run
-        key = (self.invocation.use.name, self.invocation.path)
-        run.reasoning.setdefault(key, []).append(text)
-        run.progress(self.invocation, "reasoning", text)
-
-    def again(self, messages: list[Message]) -> list[Message]:
-        """The prompt of the second try: go on after the last complete item, or answer anew."""
-        wanted = self.reader.expected
-        text = "".join(self.pieces)
-        kept = text[: self.cutter.settled] if self.fans_out else ""
-        if kept:
-            ask = (
-                f"That broke off or was not readable after this point. Expected: {wanted}. Give "
-                "only what is still missing, in the same form."
-            )
-            return [
-                *messages,
-                {"role": "assistant", "content": kept},
-                {"role": "user", "content": ask},
-            ]
-        ask = f"That could not be read. Answer again with nothing but {wanted}."
-        return [
-            *messages,
-            {"role": "assistant", "content": text},
-            {"role": "user", "content": ask},
-        ]
-
-    def finish(self) -> None:
-        """The text has been read: tell the core."""
-        run, invocation = self.run, self.invocation
-        run.execution.now = run.loop.time()
-        if not self.fans_out:
-            value = "" if self.value is PENDING else self.value
-            run.execution.done(invocation, value)
-        else:
-            if self.recut is not None:
-                for item in self.recut.finish():
-                    run.execution.give(invocation, item)
-            run.execution.close(invocation)
+async def _wait(reading: Reading, items: list[Any]) -> bool:
+    """Wait until the core takes more, and give it the rest; False when the attempt is over."""
+    run, invocation = reading.run, reading.invocation
+    while await run.gate(invocation):
+        if not items:
+            return True
+        go_on = run.execution.give(invocation, items.pop(0))
         run.pump()
-
-
-@cache
-def _search(marks: str) -> Callable[[str], re.Match[str] | None]:
-    """Finds one of some characters, or the beginning of a tag around reasoning. (There are a few
-    sets of them, which cutters know.)"""
-    return re.compile(f"[<{re.escape(marks)}]").search
-
-
-def _earlier(invocation: Invocation) -> Iterator[str]:
-    """The deltas that an earlier attempt gave at this place, in order."""
-    scope = invocation.scope
-    if scope is None:
-        return
-    slot = invocation.use.out.slot
-    for child in list(scope.children):
-        if child is None or not isinstance(child.vals[slot], str):
-            return
-        yield child.vals[slot]
-
-
-class Recut:
-    """Cuts new text at the boundaries of old pieces for as long as the characters are the same."""
-
-    def __init__(self, old: Iterator[str]) -> None:
-        self._old = old
-        self._next = next(old, None)
-        self._held = ""
-
-    def feed(self, text: str) -> list[str]:
-        """New text; the pieces that it completes."""
-        self._held += text
-        pieces = []
-        while self._next is not None and self._held:
-            if self._held.startswith(self._next):
-                pieces.append(self._next)
-                self._held = self._held[len(self._next) :]
-                self._next = next(self._old, None)
-            elif self._next.startswith(self._held):
-                return pieces
-            else:
-                self._next = None
-        if self._next is None and self._held:
-            pieces.append(self._held)
-            self._held = ""
-        return pieces
-
-    def finish(self) -> list[str]:
-        """What is left when the text ends inside an old piece."""
-        held, self._held = self._held, ""
-        return [held] if held else []
+        if go_on and not items:
+            return True
+    reading.stopped = reading.enough = True
+    return False

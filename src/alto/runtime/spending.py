@@ -14,8 +14,9 @@ from ..core.budget import Account
 from ..core.calls import Call, Delta
 from ..core.execution import Invocation
 from ..core.path import show
+from ..engines.keeper import Keeper
 from ..engines.pool_reader import Kept
-from ..engines.protocol import Engine, Keeper, ReadFor, Take
+from ..engines.protocol import Engine, ReadFor, Take
 from ..errors import EngineError, StageError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ async def read(
             return False if isinstance(going, bool) else _then_stop(going)
 
         kept = Kept(counted)
-        await reading(account.call, kept.take, kept)
+        await reading(account.call, kept.take, kept.keeper)
 
 
 async def stream(

@@ -1,0 +1,254 @@
+"""The text of one attempt of an LM stage, read into items: what is done with each of its pieces.
+
+Nothing in here waits. What does is in `lm`, which is given back what must be waited for.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Awaitable, Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from ..core.calls import Delta, Message
+from ..core.cut import Cutter
+from ..core.execution import Invocation
+from ..core.scope import PENDING
+from ..core.think import ThinkSplitter
+from ..engines.keeper import Keeper
+from .recut import Recut, earlier
+
+if TYPE_CHECKING:
+    from ..engines.protocol import Take
+    from ..structs import Reader
+    from .driver import Run
+    from .units import Unit
+
+Wait = Callable[["Reading", list[Any]], Awaitable[bool]]
+"""Waits until the core takes more, and gives it these items; False when the attempt is over."""
+
+
+class Reading(Keeper):
+    """Reads the text of one attempt into items.
+
+    The cutter is given a piece when something may come of it, along with those before it that have
+    been kept back: between the ends of two items nearly every token is just put to the others.
+
+    Many wait at once for their next piece, so it is kept small.
+    """
+
+    __slots__ = (
+        "cutter",
+        "failed",
+        "fans_out",
+        "fed",
+        "finish_reason",
+        "invocation",
+        "pieces",
+        "reader",
+        "recut",
+        "room",
+        "run",
+        "search",
+        "stopped",
+        "think",
+        "truncated",
+        "value",
+        "wait",
+    )
+
+    def __init__(
+        self, run: Run, unit: Unit, invocation: Invocation, reader: Reader[Any], wait: Wait
+    ) -> None:
+        super().__init__()
+        self.run = run
+        self.wait = wait
+        self.invocation = invocation
+        self.reader = reader
+        self.fans_out = unit.fans_out
+        self.value: Any = PENDING
+        self.stopped = False
+        self.failed: Exception | None = None
+        self.recut = (
+            Recut(earlier(invocation))
+            if unit.fans_out and unit.stage.item_type is str and invocation.attempt > 1
+            else None
+        )
+
+    def begin(self) -> Take:
+        """Start to read an answer of an engine, with what is returned."""
+        self.cutter: Cutter[Any] = self.reader.new()
+        self.given = []
+        self.enough = False
+        self.pieces = self.given  # the same without what is thought
+        self.fed = 0  # of these the cutter has had so many
+        self.think: ThinkSplitter | None = None
+        self.finish_reason: object = None
+        self.search = _search("")  # finds in a piece what is to be looked at
+        self.room = sys.maxsize  # so many characters may come before any piece is
+        self.truncated = False
+        if self.fans_out:
+            self._look_out()
+        search, keep = self.search, self.given.append
+        room = 0  # the first piece is looked at
+
+        def take(text: str) -> bool | Awaitable[bool]:
+            """One piece: this runs once a token."""
+            nonlocal search, room
+            if text.__class__ is not str:
+                text = self._note(text)
+            room -= len(text)
+            if room > 0 and search(text) is None:
+                keep(text)
+                return True
+            going = self._look(text)
+            search, room = self.search, self.room
+            return going
+
+        return take
+
+    def _look_out(self) -> None:
+        """Say which of the pieces to come is to be looked at."""
+        marks, room = self.cutter.until()
+        self.search = _search(marks)
+        self.room = room if self.think is None else 0
+
+    def _look(self, text: str) -> bool | Awaitable[bool]:
+        """A piece of which something may come, or the first."""
+        if not self.given:
+            if (first := self.first) is not None:
+                self.first = None
+                first()
+            if len(text) < self.room and self.search(text) is None:
+                self.room -= len(text)
+                self.given.append(text)
+                return True
+        if "<" in text or self.think is not None:
+            self._without_thinking(text)
+        else:
+            self.given.append(text)
+        if not self.fans_out:
+            self.room = 0
+            return True
+        try:
+            items = self._cut()
+            self._look_out()
+            if items and not self.give(items):
+                return self.wait(self, items)
+        except Exception as error:  # ours, not the engine's: it must not be tried elsewhere
+            self.failed = error
+            self.enough = True
+            return False
+        self.enough = self.cutter.error is not None
+        return not self.enough
+
+    def _cut(self) -> list[Any]:
+        """The items that the pieces complete which the cutter has not had yet."""
+        text = "".join(self.pieces[self.fed :])
+        self.fed = len(self.pieces)
+        return self.cutter.feed(text) if text else []
+
+    def rest(self) -> list[Any]:
+        """The answer is over: the items in what the cutter has not had yet."""
+        self.truncated = self.finish_reason == "length"
+        if self.think is not None:
+            text, reasoning = self.think.finish()
+            if reasoning:
+                self._reason(reasoning)
+            self.pieces.append(text)
+        return self._cut() if self.cutter.error is None else []
+
+    def last(self) -> list[Any]:
+        """The items that are complete only because nothing follows."""
+        cutter = self.cutter
+        return cutter.finish(self.truncated) if cutter.error is None else []
+
+    def _note(self, piece: str) -> str:
+        """Note what a piece carries besides text. One that carries nothing becomes a string."""
+        if piece.__class__ is Delta or not isinstance(piece, Delta):
+            return str.__str__(piece)
+        if piece.reasoning:
+            self._reason(piece.reasoning)
+        if piece.finish_reason is not None:
+            self.finish_reason = piece.finish_reason
+        if piece.usage is not None:
+            self.run.usage = self.run.usage + piece.usage
+        return piece
+
+    def _without_thinking(self, text: str) -> None:
+        if self.think is None:
+            self.think = ThinkSplitter()
+            self.pieces = list(self.given)
+            self.think.feed("".join(self.pieces))  # it has seen this before
+        self.given.append(text)
+        text, reasoning = self.think.feed(text)
+        if reasoning:
+            self._reason(reasoning)
+        self.pieces.append(text)
+
+    def give(self, items: list[Any]) -> bool:
+        """Hand on items as far as the core takes them; those that it has not taken stay in the
+        list. False: wait, then go on."""
+        run, invocation = self.run, self.invocation
+        execution = run.execution
+        if self.recut is not None:
+            items[:] = [piece for item in items for piece in self.recut.feed(item)]
+        execution.now = run.loop.time()
+        for taken, item in enumerate(items, 1):
+            go_on = execution.give(invocation, item)
+            if execution.actions or execution.ready:
+                run.pump()
+            if not go_on:
+                del items[:taken]
+                return False
+        return True
+
+    def _reason(self, text: Any) -> None:
+        run = self.run
+        key = (self.invocation.use.name, self.invocation.path)
+        run.reasoning.setdefault(key, []).append(text)
+        run.progress(self.invocation, "reasoning", text)
+
+    def again(self, messages: list[Message]) -> list[Message]:
+        """The prompt of the second try: go on after the last complete item, or answer anew."""
+        wanted = self.reader.expected
+        text = "".join(self.pieces)
+        kept = text[: self.cutter.settled] if self.fans_out else ""
+        if kept:
+            ask = (
+                f"That broke off or was not readable after this point. Expected: {wanted}. Give "
+                "only what is still missing, in the same form."
+            )
+            return [
+                *messages,
+                {"role": "assistant", "content": kept},
+                {"role": "user", "content": ask},
+            ]
+        ask = f"That could not be read. Answer again with nothing but {wanted}."
+        return [
+            *messages,
+            {"role": "assistant", "content": text},
+            {"role": "user", "content": ask},
+        ]
+
+    def finish(self) -> None:
+        """The text has been read: tell the core."""
+        run, invocation = self.run, self.invocation
+        run.execution.now = run.loop.time()
+        if not self.fans_out:
+            value = "" if self.value is PENDING else self.value
+            run.execution.done(invocation, value)
+        else:
+            if self.recut is not None:
+                for item in self.recut.finish():
+                    run.execution.give(invocation, item)
+            run.execution.close(invocation)
+        run.pump()
+
+
+@cache
+def _search(marks: str) -> Callable[[str], re.Match[str] | None]:
+    """Finds one of some characters, or the beginning of a tag around reasoning. (There are a few
+    sets of them, which cutters know.)"""
+    return re.compile(f"[<{re.escape(marks)}]").search
