@@ -281,6 +281,25 @@ def test_reasoning_is_kept_from_the_items_and_given_apart() -> None:
     assert "".join(event.value for event in thoughts) == "One. Two. Three."
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 100])
+def test_white_space_behind_a_thought_within_the_answer_stays_wherever_pieces_end(
+    size: int,
+) -> None:
+    written = "One: <think>let me see</think>\n\ntwo"
+    pieces = [written[at : at + size] for at in range(0, len(written), size)]
+    engine = Scripted(lambda call: pieces)
+
+    @lm(engine="chat", returns=str)
+    def speak(topic: str) -> str:
+        return topic
+
+    @pipeline
+    def speaking(topic: str) -> Any:
+        return speak(topic)
+
+    assert alto.run(speaking, "tea", config=alto.Config(engines={"chat": engine})) == "One: \n\ntwo"
+
+
 def test_usage_is_on_the_request_and_on_its_events() -> None:
     engine = Scripted(lambda call: ["a\nb"] if call.stage == "outline" else ["text"])
 

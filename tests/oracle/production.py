@@ -18,8 +18,8 @@ from .behaviour import END, Give, Plan, Read, dice, script
 from .check import expect, judge
 from .draw import Case, describe, draw
 
-PATIENCE_S = 100_000.0
-"""Virtual seconds that no case needs."""
+PATIENCE_S = 1_000_000.0
+"""Virtual seconds that no case needs, even if each attempt of a stage hangs and one runs at a time."""
 
 
 def body(case: Case, plan: Plan) -> Callable[..., Any]:
