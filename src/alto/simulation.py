@@ -28,6 +28,7 @@ from .core.calls import Usage
 from .errors import AltoError, ConfigError, DeadlineExceeded, Overloaded
 from .orchestrators import Orchestrators
 from .pipeline import Pipeline
+from .report_text import summary_of, table_of
 from .runtime.embedded import Request, Runtime
 from .runtime.threads import start_thread
 from .settings import whole
@@ -142,12 +143,16 @@ class EngineReport:
 
 @dataclass(slots=True)
 class Report:
-    """What came of a simulated load."""
+    """What came of a simulated load. `print` shows it in a few lines."""
 
     requests: list[RequestReport]
     engines: dict[str, EngineReport]
     duration: float
     end: float
+
+    def __str__(self) -> str:
+        outputs = dict.fromkeys(name for request in self.requests for name in request.first)
+        return table_of(summary_of(self, sorted(outputs)))
 
     def latency(self, percentile: float) -> float:
         """The latency that so many per cent of the finished requests had at most (nearest rank)."""

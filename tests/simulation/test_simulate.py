@@ -68,6 +68,14 @@ def test_a_report_says_when_everything_happened() -> None:
     assert report.requests[0].usage.calls == 5
 
 
+def test_a_report_is_printed_in_a_few_lines() -> None:
+    report = simulate(digest, ["tea"], arrivals=Trace([0.0] * 50), duration=1.0, config=config())
+    lines = str(report).splitlines()
+    assert [line.split()[0] for line in lines] == ["requests", "latency", "first", "engine"]
+    assert lines[0].startswith("requests     50, 0 failed, ")
+    assert lines[2].startswith(f"first item   short {report.time_to_first('short'):.3f} s")
+
+
 def test_streaming_is_sooner_than_a_barrier_after_every_stage() -> None:
     reports = [
         simulate(digest, ["tea"], arrivals=Trace([0.0]), duration=1.0, config=config(), streaming=s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -14,12 +14,10 @@ from ..config import Config
 from ..engines.profiles import profiles
 from ..errors import ConfigError
 from ..pipeline import Pipeline
+from ..report_text import summary_of, table_of
 from ..stages import LM
 from . import subject
 from .running import config_option
-
-if TYPE_CHECKING:
-    from ..simulation import Report
 
 PROFILE = "llama-3-8b_h100_tp1"
 POLICIES = ["round-robin", "least-outstanding", "prefix-affinity", "prompt-aware"]
@@ -151,43 +149,11 @@ def simulate(
     finally:
         if progress is not None:
             progress.end()
-    summary = _summary(target, report)
-    click.echo(json.dumps(_finite(summary)) if as_json else _table(summary))
+    summary = summary_of(report, [output.name for output in target.graph.outputs])
+    click.echo(json.dumps(_finite(summary)) if as_json else table_of(summary))
     if report.errors and not as_json:
         click.echo(f"the first failure: {report.errors[0]}", err=True)
     ctx.exit(1 if report.errors and len(report.errors) == len(report.requests) else 0)
-
-
-def _summary(target: Pipeline[Any, Any], report: Report) -> dict[str, Any]:
-    """The report as `--json` gives it."""
-    outputs = [output.name for output in target.graph.outputs]
-    return {
-        "requests": len(report.requests),
-        "failed": len(report.errors),
-        "shed": report.shed,
-        "late": report.late,
-        "throughput_per_s": report.throughput,
-        "latency_s": {
-            "mean": report.mean_latency,
-            **{f"p{p}": report.latency(p) for p in (50, 90, 99)},
-        },
-        "first_item_s_p50": {name: report.time_to_first(name) for name in outputs},
-        "engines": {
-            name: {
-                "prefix_hit_rate": engine.prefix_hit_rate,
-                "prompt_tokens": engine.prompt_tokens,
-                "generation_tokens": engine.generation_tokens,
-                "preemptions": engine.preemptions,
-                "texts_embedded": engine.embedded,
-                "documents_reranked": engine.reranked,
-                "busy": engine.busy_seconds / (engine.replicas * report.end)
-                if engine.replicas
-                else 0,
-            }
-            for name, engine in report.engines.items()
-        },
-        "first_failure": str(report.errors[0]) if report.errors else None,
-    }
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:
@@ -274,43 +240,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _table(summary: dict[str, Any]) -> str:
-    latency = summary["latency_s"]
-    failed = f"{summary['failed']} failed"
-    if summary["shed"] or summary["late"]:
-        failed += f" ({summary['shed']} shed, {summary['late']} late)"
-    lines = [
-        f"requests     {summary['requests']}, {failed}, "
-        f"{summary['throughput_per_s']:.2f} finished per second",
-        "latency      " + _times_of(latency),
-        "first item   " + _times_of(summary["first_item_s_p50"]) + "  (p50)",
-    ]
-    for name, engine in summary["engines"].items():
-        lines.append(
-            f"engine {name:<6}{engine['busy']:.0%} busy, {engine['prefix_hit_rate']:.0%} of prompt "
-            f"tokens cached, {engine['generation_tokens']:,} tokens written, "
-            f"{engine['preemptions']} preemptions" + _numbers(engine)
-        )
-    return "\n".join(lines)
-
-
-def _times_of(times: dict[str, float]) -> str:
-    return "  ".join(
-        f"{name} {value:.3f} s" if math.isfinite(value) else f"{name} -"
-        for name, value in times.items()
-    )
-
-
-def _numbers(engine: dict[str, Any]) -> str:
-    """What an engine did beside writing."""
-    told = ""
-    if engine["texts_embedded"]:
-        told += f", {engine['texts_embedded']:,} texts embedded"
-    if engine["documents_reranked"]:
-        told += f", {engine['documents_reranked']:,} documents reranked"
-    return told
 
 
 class _Progress:
