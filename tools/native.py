@@ -54,6 +54,8 @@ MODULES = (
     *(f"core/{name}.py" for name in CORE),
     "values.py",
     "engines/keeper.py",
+    "engines/pool_calls.py",
+    "engines/pool_reader.py",
     "runtime/reading.py",
 )
 """What is compiled, below src/alto: what decides and reads text, and what is asked for the size of

@@ -21,8 +21,8 @@ from alto.core.policies.prompt_aware import PromptAware
 from alto.core.replicas import Limits
 from alto.core.scheduling import Candidate, Facts, Policy
 from alto.engines.keeper import Keeper
+from alto.engines.keeping import Kept
 from alto.engines.pool import Pool
-from alto.engines.pool_reader import Kept
 from alto.engines.protocol import Engine, Replica, Take
 
 from .settings import TABLE

@@ -86,7 +86,7 @@ def at_rest(pool: Pool) -> None:
     assert pool.waiting == 0
     assert [load.sequences for load in pool.load().values()] == [0] * len(pool.replicas)
     assert [replica.running for replica in fakes(pool)] == [0] * len(pool.replicas)
-    assert not pool._readers
+    assert not pool._calls.readers
 
 
 def fakes(pool: Pool) -> list[FakeReplica]:

@@ -196,7 +196,7 @@ class World:
             pool.check()
             assert pool.waiting == 0
             assert not any(load.sequences for load in pool.load().values()), pool.load()
-            assert not pool._readers
+            assert not pool._calls.readers
         assert not any(replica.running for replica in self.replicas)
 
 

@@ -20,9 +20,9 @@ from dataclasses import replace
 from .calls import Call, Delta, TokenIds, Usage
 
 
-def can_resume(given: Sequence[Delta]) -> bool:
+def can_resume(given: Sequence[str]) -> bool:
     """Whether what was given on can be gone on with."""
-    return not any(delta.tool_calls for delta in given)
+    return not any(delta.tool_calls for delta in _telling(given))
 
 
 def rest_of(
@@ -90,36 +90,36 @@ class EchoFilter:
         return self._held
 
 
-def written_tokens(given: Sequence[Delta], tokens_per_char: float) -> int:
-    """How many tokens one try wrote before it broke: as reported, else estimated.
-
-    Engines send one token or more in a delta, so there were at least as many as deltas.
-    """
-    usage = _told(given)
-    if usage is not None:
-        return usage.completion_tokens
-    chars = sum(len(delta) + len(delta.reasoning) for delta in given)
-    pieces = sum(1 for delta in given if delta or delta.reasoning)
-    return max(pieces, round(chars * tokens_per_char))
-
-
 def spent(
-    given: Sequence[Delta],
+    given: Sequence[str],
     prompt_tokens: float,
     tokens_per_char: float,
     ids: TokenIds | None = None,
 ) -> Usage:
-    """What a try that broke, or was left, has cost: as reported, else counted, else estimated."""
-    usage = _told(given)
+    """What a try that broke, or was left, has cost: as reported, else counted, else estimated.
+
+    Of a text of which nothing is reported, engines send one token or more in a piece: there were at
+    least as many as pieces.
+    """
+    telling = _telling(given)
+    usage = _told(telling)
     if usage is not None:
         return usage
     if ids is not None:
         return Usage(len(ids.prompt), len(ids.answer), calls=1)
+    thought = [delta for delta in telling if delta.reasoning]
+    chars = sum(map(len, given)) + sum(len(delta.reasoning) for delta in thought)
+    pieces = len(given) - given.count("") + sum(1 for delta in thought if not delta)
     return Usage(
         prompt_tokens=round(prompt_tokens),
-        completion_tokens=written_tokens(given, tokens_per_char),
+        completion_tokens=max(pieces, round(chars * tokens_per_char)),
         calls=1,
     )
+
+
+def _telling(given: Sequence[str]) -> list[Delta]:
+    """Those of the pieces that may carry more than text."""
+    return [piece for piece in given if piece.__class__ is not str and isinstance(piece, Delta)]
 
 
 def _told(given: Sequence[Delta]) -> Usage | None:

@@ -6,14 +6,11 @@ The text is kept in case the replica breaks off and another one has to go on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from dataclasses import replace
 
 from ..core.calls import Call, Delta, Usage
 from ..core.scheduling import CallId, ReplicaId
 from ..errors import AltoError
-from .keeper import Keeper
-from .protocol import Take
 
 
 class PoolReader:
@@ -29,17 +26,20 @@ class PoolReader:
         "number",
         "replica",
         "sends",
+        "size",
         "start",
         "waiter",
         "writing",
     )
 
-    def __init__(self, number: CallId, call: Call, given: list[str]) -> None:
+    def __init__(self, number: CallId, call: Call, size: int, given: list[str]) -> None:
         self.number = number
         self.call = call
         """As the reader asked."""
         self.asked = _from_the_first_token(call)
         """As the next replica is asked: for the rest, once there is text."""
+        self.size = size
+        """Bytes of the prompt of that."""
         self.given = given
         """All that was given on, see `Keeper.given`."""
         self.start = 0
@@ -61,36 +61,6 @@ class PoolReader:
     def wake(self) -> None:
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
-
-
-class Kept:
-    """Keeps the pieces, in `keeper`, for a reader that does nothing but take them."""
-
-    __slots__ = ("_take", "keeper")
-
-    def __init__(self, take: Take) -> None:
-        self._take = take
-        self.keeper = Keeper()
-
-    def take(self, piece: str) -> bool | Awaitable[bool]:
-        """One piece."""
-        keeper = self.keeper
-        if (first := keeper.first) is not None:
-            keeper.first = None
-            first()
-        if piece.__class__ is Delta:
-            piece = text_of(piece)
-        keeper.given.append(piece)
-        going = self._take(piece)
-        if isinstance(going, bool):
-            keeper.enough = not going
-            return going
-        return self._waited(going)
-
-    async def _waited(self, going: Awaitable[bool]) -> bool:
-        goes_on = await going
-        self.keeper.enough = not goes_on
-        return goes_on
 
 
 text_of = str.__str__

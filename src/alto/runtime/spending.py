@@ -15,7 +15,7 @@ from ..core.calls import Call, Delta
 from ..core.execution import Invocation
 from ..core.path import show
 from ..engines.keeper import Keeper
-from ..engines.pool_reader import Kept
+from ..engines.keeping import Kept
 from ..engines.protocol import Engine, ReadFor, Take
 from ..errors import EngineError, StageError
 
