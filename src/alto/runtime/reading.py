@@ -72,7 +72,7 @@ class Reading(Keeper):
         self.failed: Exception | None = None
         self.recut = (
             Recut(earlier(invocation))
-            if unit.fans_out and unit.stage.item_type is str and invocation.attempt > 1
+            if invocation.attempt > 1 and unit.fans_out and unit.stage.item_type is str
             else None
         )
 
