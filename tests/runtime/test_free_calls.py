@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -139,6 +140,33 @@ def test_an_error_of_the_engine_crosses_to_the_thread() -> None:
         return "".join(seen)
 
     assert call(reads, "a break")[0] == "a it broke off"
+
+
+@pytest.mark.parametrize("options", [{}, {"token_budget": 1000}])
+def test_a_loop_that_is_left_early_ends_the_call_at_once(options: dict[str, Any]) -> None:
+    engine = Words()
+    left: list[int] = []
+
+    @stage
+    async def agent(x: str) -> str:
+        async for delta in EngineHandle("chat").stream(x):
+            said = delta.text
+            break
+        for _ in range(10):  # it goes on with something else
+            await asyncio.sleep(0)
+        left.append(engine.open_calls)
+        return said
+
+    async def main() -> Any:
+        async with watched(alto.Config(engines={"chat": engine})) as runtime:
+            return await runtime.call(one_stage(agent), "a b c", **options)
+
+    gc.disable()  # which would do it some time
+    try:
+        assert on_virtual_time(main) == "a "
+    finally:
+        gc.enable()
+    assert left == [0]
 
 
 def test_a_thread_that_leaves_early_ends_the_call() -> None:

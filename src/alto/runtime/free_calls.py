@@ -133,32 +133,7 @@ class Deltas:
         self._run = run
         self._invocation = invocation
         self._call = _asked_by(run, invocation, call)
-        self._items = self._read()
-
-    async def _read(self) -> AsyncGenerator[Delta, None]:
-        run = self._run
-        engine = run.runtime.engine(self._engine, self._call.stage)
-        if run.ticket is not None and run.deadline is not None:
-            refusal = shedding.too_late(run, self._invocation)
-            if refusal is not None:
-                raise refusal
-            self._call.rest_s = run.ticket.rest_s
-        if run.budget is None:
-            stream = engine.stream(self._call)
-        else:
-            stream = spending.stream(run, self._invocation, engine, self._call)
-        try:
-            async with aclosing(stream) as deltas:
-                async for delta in deltas:
-                    if delta.usage is not None:
-                        run.usage = run.usage + delta.usage
-                    yield delta
-        except EngineError as failure:
-            self._call.untold = self._call.untold or failure.usage
-            raise
-        finally:
-            if self._call.untold is not None:
-                run.usage = run.usage + self._call.untold
+        self._items = _read(engine, run, invocation, self._call)
 
     def __aiter__(self) -> AsyncGenerator[Delta, None]:
         return self._items
@@ -214,6 +189,35 @@ class Deltas:
         async with aclosing(self._items):
             async for delta in self._items:
                 pieces.put(delta)
+
+
+async def _read(
+    name: str, run: Run, invocation: Invocation, call: Call
+) -> AsyncGenerator[Delta, None]:
+    """The pieces of an answer. No object that refers to this refers back: where a stage leaves its
+    loop early nothing else has it, and the call ends there and then."""
+    engine = run.runtime.engine(name, call.stage)
+    if run.ticket is not None and run.deadline is not None:
+        refusal = shedding.too_late(run, invocation)
+        if refusal is not None:
+            raise refusal
+        call.rest_s = run.ticket.rest_s
+    if run.budget is None:
+        stream = engine.stream(call)
+    else:
+        stream = spending.stream(run, invocation, engine, call)
+    try:
+        async with aclosing(stream) as deltas:
+            async for delta in deltas:
+                if delta.usage is not None:
+                    run.usage = run.usage + delta.usage
+                yield delta
+    except EngineError as failure:
+        call.untold = call.untold or failure.usage
+        raise
+    finally:
+        if call.untold is not None:
+            run.usage = run.usage + call.untold
 
 
 def _asked_by(run: Run, invocation: Invocation, call: AnyCall) -> AnyCall:
