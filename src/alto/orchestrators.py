@@ -15,6 +15,7 @@ from typing import Any
 
 from .config import Config
 from .core.peers import Summary
+from .core.rate import part_of
 from .engines.pool import Pool
 from .engines.protocol import Engine, EngineSpec, PooledSpec, Replica
 from .errors import ConfigError
@@ -76,6 +77,11 @@ class Orchestrators:
                     "orchestrators. Expected alto.Simulated, alto.Recorded, or a class with "
                     "open_replicas(name) and pool(name, replicas, place, of)."
                 )
+            for limit in ("requests_per_minute", "tokens_per_minute"):
+                try:
+                    part_of(getattr(spec, limit, None), place, count)
+                except ConfigError as error:
+                    raise ConfigError(f"engine {name}: {limit}: {error}") from None
             engines[name] = _Sharing(spec, place, count, self._opened)
         return replace(config, engines=engines)
 

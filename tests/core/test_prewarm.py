@@ -312,7 +312,7 @@ def test_templates_are_dealt_over_the_replicas_once_each() -> None:
     assert pool.warmed(1, first, 0.1) == [warm(3, first)]
     pool.warmed(2, 1 - first, 0.2)
     pool.warmed(3, first, 0.3)
-    assert not pool.core._ahead.calls
+    assert not pool.core.ahead.calls
     assert pool.core.wake_at() is None
 
 
@@ -321,14 +321,14 @@ def test_a_template_that_is_known_is_forgotten() -> None:
     pool.submit(1, 4000)
     pool.began(1, 0, 0.1)
     assert pool.grew(2, 3900, 0.2, alone=True) == []
-    assert not pool.core._ahead.calls
+    assert not pool.core.ahead.calls
 
 
 def test_one_that_has_to_make_way_is_left_to_the_calls() -> None:
     pool = Machine(1)
     assert pool.grew(1, 50_000, alone=True) == [warm(1, 0)]
     assert pool.submit(2, 100, 0.1, of="b") == [Drop(CallId(1), ReplicaId(0)), send(2, 0)]
-    assert not pool.core._ahead.calls
+    assert not pool.core.ahead.calls
     assert pool.began(2, 0, 0.2) == []
 
 

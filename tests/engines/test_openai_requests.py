@@ -14,6 +14,7 @@ from alto.core.calls import Call
 from alto.engines import dialect
 from alto.engines.dialect import is_strict
 from alto.engines.http import proxy_for
+from alto.engines.openai import OpenAI
 
 SCHEMA = {
     "type": "object",
@@ -360,3 +361,73 @@ def test_a_priority_goes_along_in_the_servers_own_sense(server: Any, number: int
 def test_an_unknown_sense_of_priority_is_refused() -> None:
     with pytest.raises(alto.ConfigError, match="priority is 'high', expected one of vllm, sglang"):
         alto.OpenAI(url="http://h/v1", model="m", priority="high")  # type: ignore[arg-type]
+
+
+# ---- servers that refuse a field and do not say which
+
+
+STRICT = "Extra inputs are not permitted"
+
+
+@pytest.mark.parametrize(
+    ("refused", "tries"),
+    [
+        ("return_token_ids", [["stream_options"]]),  # what it cost is still asked for
+        ("stream_options", [["stream_options"], []]),
+    ],
+)
+def test_a_field_of_ours_that_is_refused_without_a_name_is_found_out(
+    refused: str, tries: list[list[str]]
+) -> None:
+    fields = ["return_token_ids", "stream_options"]
+
+    async def main() -> None:
+        async with serving(refusing(422, STRICT, refused)) as server:
+            replica, other = OpenAI(urls=[server.url, "http://other"], model="m").replicas("chat")
+            for _ in range(2):
+                assert "".join(await read(replica, ask())) == "Hello"
+            await replica.aclose()
+            await other.aclose()
+        bodies = [request.body for request in server.requests]
+        found = [[name for name in fields if name in body] for body in bodies]
+        assert found == [fields, *tries, tries[-1]]
+
+    run(main())
+
+
+def test_a_server_that_has_taken_our_fields_is_not_asked_again_without_them() -> None:
+    async def main() -> None:
+        async with (
+            serving(refusing(400, "no", "bad")) as server,
+            replica_of(server.url) as replica,
+        ):
+            await read(replica, ask("good"))
+            error = await failure_of(replica, ask("bad"))
+            assert error.status == 400
+            assert len(server.requests) == 2
+
+    run(main())
+
+
+@pytest.mark.parametrize("message", ["this model's maximum context length is 8", "messages: bad"])
+def test_a_refusal_of_what_the_caller_asked_is_none_of_our_fields(message: str) -> None:
+    async def main() -> None:
+        async with (
+            serving(refusing(400, message, "stream")) as server,
+            replica_of(server.url) as replica,
+        ):
+            await failure_of(replica)
+            assert len(server.requests) == 1
+
+    run(main())
+
+
+def test_an_end_that_cannot_be_left_open_is_given_up_too() -> None:
+    known = dialect.Dialect("m")
+    known.learned(ask(), known.form_for(ask()))
+    resumed = ask(extra={"continue_final_message": True, "add_generation_prompt": False})
+    form = known.form_for(resumed)
+    simpler = known.simpler(resumed, form, 400, STRICT)
+    assert simpler is not None
+    assert (simpler.open_end, simpler.usage_option) == (False, True)
+    assert known.simpler(resumed, simpler, 400, STRICT) is None

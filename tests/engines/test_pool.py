@@ -714,3 +714,33 @@ def test_templates_stay_where_they_are_known() -> None:
         assert rates["prompt-aware"] > 0.75 > rates["round-robin"] + 0.1
 
     world(main)
+
+
+def test_what_is_no_call_is_one_clear_error() -> None:
+    async def main() -> None:
+        pool = Pool("chat", [FakeReplica("r0")])
+        wrong: Any = "tell me"
+        with pytest.raises(
+            EngineError, match="engine chat: asked 'tell me', a str; expected an alto"
+        ) as told:
+            await answer(pool, wrong)
+        assert not told.value.retryable
+        at_rest(pool)
+
+    world(main)
+
+
+@pytest.mark.parametrize("words", [10, 2000])
+def test_beginnings_that_are_not_worth_a_prewarm_are_let_go(words: int) -> None:
+    async def main() -> None:
+        pool = Pool("chat", [FakeReplica("r0")], limits=Limits(prewarms_max=3))
+        for stage in range(50):
+            pool.warm(ask("word " * words, stage=f"s{stage}"))
+            await asyncio.sleep(0)
+            assert len(pool._calls.growing) <= 3 + 2
+        await asyncio.sleep(60.0)
+        pool.warm(ask("word"))
+        assert len(pool._calls.growing) == 1
+        await pool.aclose()
+
+    world(main)

@@ -438,3 +438,16 @@ def test_a_port_that_is_taken_is_named() -> None:
             await start(fast(), port=port)
 
     served(fast(), use)
+
+
+def test_a_schema_that_demands_more_than_a_model_would_write_is_refused() -> None:
+    schema = {"type": "array", "items": {"type": "string"}, "minItems": 1_000_000}
+
+    async def use(server: Server, client: AsyncOpenAI) -> None:
+        for stream in (False, True):
+            body = {"messages": ASK, "guided_json": schema, "max_tokens": 5, "stream": stream}
+            told = await post(server, "/chat/completions", body)
+            assert told.status_code == 400
+            assert "demand more than 500000 characters" in told.json()["error"]["message"]
+
+    served(Simulated(), use)

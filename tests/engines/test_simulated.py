@@ -243,6 +243,11 @@ def test_closing_fails_the_calls_under_way() -> None:
     run(main())
 
 
+def many(least: int, items: Any = None) -> dict[str, Any]:
+    """The schema of a list of at least so many."""
+    return {"type": "array", "items": items or {"type": "integer"}, "minItems": least}
+
+
 def failing(call: Call) -> str:
     raise KeyError("no such answer")
 
@@ -257,6 +262,15 @@ def failing(call: Call) -> str:
         ({"respond": None}, ask(schema={"type": "tuple"}), "type 'tuple'"),
         ({"respond": None}, ask(schema={"$ref": "#/$defs/A"}), "points at nothing"),
         ({"respond": None}, ask(schema={"$ref": "#"}), "leads back to itself"),
+        ({"respond": None}, ask(schema=many(10**6)), "minItems.*demand more than 500000 char"),
+        ({"respond": None}, ask(schema=many(10**12), max_tokens=9), "demand more than 500000"),
+        ({"respond": None}, ask(schema=many(1000, many(1000))), "demand more than 500000"),
+        (
+            {"respond": None},
+            ask(schema={"type": "object", "properties": {"a": {"minLength": 10**9}}}),
+            "demand more than 500000",
+        ),
+        ({"respond": None}, ask(schema=many(1, {"$ref": "#"})), "go 100 levels deep"),
     ],
 )
 def test_what_cannot_be_answered_is_an_engine_error(

@@ -245,3 +245,18 @@ def test_when_an_orchestrator_dies_the_others_take_over_its_room() -> None:
     limits = Limits(sequences_start=8, sequences_max=8)
     side = Side(2, Simulated(respond=lambda call: "word " * 400), limits=limits)
     side.play(main)
+
+
+@pytest.mark.parametrize("limit", ["requests_per_minute", "tokens_per_minute"])
+def test_a_limit_that_cannot_be_shared_is_refused_before_anything_runs(limit: str) -> None:
+    engine = Simulated(respond=respond, **{limit: 7})
+    message = f"engine chat: {limit}: a limit of 7 per minute cannot be shared by 8 orchestrators"
+    with pytest.raises(alto.ConfigError, match=message):
+        simulate(
+            digest,
+            ["tea"],
+            arrivals=Trace([0.0]),
+            duration=1.0,
+            config=alto.Config(engines={"chat": engine}),
+            orchestrators=8,
+        )

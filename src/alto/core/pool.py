@@ -129,14 +129,14 @@ class CallPool:
         """Until then there may be replicas that want to be left alone for too long."""
         self._readable = Readable(self.replicas)
         self._dark = Dark(self.replicas, self.limits.dark_s)
-        self._ahead = Prewarming(
+        self.ahead = Prewarming(
             self.replicas, self.limits, self.texts, self._requests, self._where.choose, rate is None
         )
         self._actions: list[Action] = []
         self._verbs: dict[type[Event], Callable[[Any, float], None]] = {
             Submitted: self._submitted,
-            Grew: self._ahead.grew,
-            Warmed: self._ahead.warmed,
+            Grew: self.ahead.grew,
+            Warmed: self.ahead.warmed,
             Began: lambda event, now: self.began(event.call, event.replica, now),
             Ended: self._ended,
             Broke: self._broke,
@@ -163,7 +163,7 @@ class CallPool:
     def submitted(self, event: Submitted, now: float) -> ReplicaId | None:
         """`Submitted`, for a driver in a hurry. Where the call goes, if that is decided at once."""
         self.now = now
-        growing = self._ahead.taken(event.call, now) if self._ahead.calls else None
+        growing = self.ahead.taken(event.call, now) if self.ahead.calls else None
         deadline = event.deadline
         if deadline is not None and deadline <= now:
             self._refuse(event.call, self._refusals.too_late(event.stage, self.waiting, now))
@@ -246,14 +246,14 @@ class CallPool:
     @property
     def unsettled(self) -> bool:
         """There may be something to do after what was told: `settle`, and look at `wake_at`."""
-        return bool(self._waiting.queue or self._actions or self._ahead.pending or self._hedges)
+        return bool(self._waiting.queue or self._actions or self.ahead.pending or self._hedges)
 
     def settle(self, now: float) -> list[Action]:
         """What is to be done, in its order, after what was told."""
         if self._waiting.queue:
             self._dispatch(now)
-        if self._ahead.pending and not self.waiting:
-            self._actions += self._ahead.send(now)
+        if self.ahead.pending and not self.waiting:
+            self._actions += self.ahead.send(now)
         actions, self._actions = self._actions, []
         return actions
 
@@ -268,8 +268,8 @@ class CallPool:
             if waiting.queue:
                 times += (replica.ready_at(self.now) for replica in self.replicas)
                 times += (self._rate_at, self._next.until)
-        elif self._ahead.pending:
-            times.append(self._ahead.wake_at(self.now))
+        elif self.ahead.pending:
+            times.append(self.ahead.wake_at(self.now))
         return min((at for at in times if at is not None), default=None)
 
     def check(self) -> None:
@@ -281,7 +281,7 @@ class CallPool:
             waiting += flight.waiting
             for sent in flight.tries:
                 counts[sent.replica] += 1
-        for sent in self._ahead.under_way():
+        for sent in self.ahead.under_way():
             counts[sent.replica] += 1
         assert waiting == self.waiting, (waiting, self.waiting)
         assert counts == [replica.sequences for replica in self.replicas], counts
@@ -339,8 +339,8 @@ class CallPool:
             self._try_elsewhere(flight, event, now)
 
     def _left(self, event: Left, now: float) -> None:
-        if self._ahead.calls:
-            self._ahead.taken(event.call, now)
+        if self.ahead.calls:
+            self.ahead.taken(event.call, now)
         flight = self._flights.get(event.call)
         if flight is not None:
             for sent in tuple(flight.tries):
@@ -397,7 +397,7 @@ class CallPool:
                 continue
             free = [replica for replica in self.replicas if replica.takes(now)]
             if not free:
-                if self._ahead.calls and (dropped := self._ahead.drop(now)):
+                if self.ahead.calls and (dropped := self.ahead.drop(now)):
                     self._actions += dropped
                     continue
                 if now < self._long_hold_until:

@@ -141,6 +141,12 @@ class Ahead:
             self._soon = None
         self.stop()
 
+    @property
+    def is_over(self) -> bool:
+        """No call follows, and nothing will be read any more: it has been, or is not worth it."""
+        busy = self._soon is not None or self._tasks
+        return self._alone and not busy and self.number not in self._core.ahead.calls
+
     async def aclose(self) -> None:
         """The call is over, or will never be: wait until nothing is under way."""
         if self.number in self._growing:

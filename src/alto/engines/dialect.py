@@ -2,7 +2,8 @@
 
 Servers that speak the same API differ in what they take: guided decoding, `stream_options`, the
 name of the length limit. A `Dialect` starts with the full form, gives up a part of it when the
-server's refusal names that part, and remembers.
+server's refusal names that part, and remembers. A refusal that names nothing may be about a field
+that nobody but ALTO has asked for: those that the server has not yet taken are left out in turn.
 
 Always true:
     F1  a simpler form is remembered only after the server has answered to it
@@ -30,6 +31,12 @@ REFUSALS = (400, 422, 500, 501)
 """Statuses with which servers refuse a field that they do not know or cannot serve."""
 
 _OPEN_END = ("continue_final_message", "add_generation_prompt")
+
+_NAMED = re.compile(
+    r"(?i)response_format|schema|structured|guided|grammar|max_tokens|max_completion_tokens"
+    r"|messages|temperature|tool|priority|context|token limit|too long"
+)
+"""A refusal in which any of these stands is about what the caller has asked for."""
 
 _OF_CHATS = (
     *_OPEN_END,
@@ -114,6 +121,8 @@ class Dialect:
         self._extra = extra or {}
         self._known = Form(guided="never" if guided == "off" else "sent", token_ids=token_ids)
         self._refused_schemas: set[bytes] = set()
+        self._unproven = {"token_ids", "open_end", "usage_option"}
+        """Fields of ours that the server has not been seen to take."""
 
     def target(self, form: Form) -> str:
         """Where requests go."""
@@ -160,6 +169,22 @@ class Dialect:
                 return replace(form, guided="not this schema")
             if re.search(r"(?i)response_format|json_schema|structured|guided", message):
                 return replace(form, guided="never")
+        return (
+            self._barer(call, form) if status in (400, 422) and not _NAMED.search(message) else None
+        )
+
+    def _barer(self, call: Call, form: Form) -> Form | None:
+        """The form after a refusal that does not say what it is about: first without the ids, which
+        fewest servers know; None if there is nothing that we added ourselves."""
+        doubtful = self._unproven & _added(call, form)
+        if "token_ids" in doubtful:
+            return replace(form, token_ids=False)
+        if doubtful:
+            return replace(
+                form,
+                open_end=form.open_end and "open_end" not in doubtful,
+                usage_option=form.usage_option and "usage_option" not in doubtful,
+            )
         return None
 
     def learned(self, call: Call, form: Form) -> None:
@@ -168,6 +193,8 @@ class Dialect:
             self._refused_schemas.add(_schema_key(call.schema))
             never = len(self._refused_schemas) > REFUSED_SCHEMAS_MAX
             form = replace(form, guided="never" if never else "sent")
+        if self._unproven and not form.by_ids:
+            self._unproven -= _added(call, form)
         self._known = replace(form, by_ids=False) if form.by_ids else form
 
     def body(self, call: Call, form: Form) -> bytes:
@@ -224,6 +251,16 @@ class Dialect:
         self._add_priority(call, fields)
         more = {**self._extra, **call.extra}
         return {**fields, **{name: more[name] for name in more if name not in _OF_CHATS}}
+
+
+def _added(call: Call, form: Form) -> set[str]:
+    """The fields that ALTO has added itself to a request of this form."""
+    added = {
+        "token_ids": form.token_ids and can_ask(call),
+        "open_end": form.open_end and _OPEN_END[0] in call.extra,
+        "usage_option": form.usage_option,
+    }
+    return {name for name, there in added.items() if there}
 
 
 def json_body(fields: Mapping[str, Any]) -> bytes:

@@ -202,6 +202,9 @@ class Pool(Encodes):
     def warm(self, call: Call) -> None:
         """Let a replica read what calls to come will begin with, once one has nothing better to
         do; for beginnings of 512 tokens or more (`prewarm_tokens_min`)."""
+        growing = self._calls.growing
+        for ahead in [each for each in growing.values() if each.is_over]:
+            del growing[ahead.number]
         self.ahead(None).grow(read(call, hashed=False).size, lambda: call)
 
     async def aclose(self) -> None:

@@ -80,6 +80,8 @@ class Calls:
         """A call is asked: the core hears of it. `given` will hold the pieces of its answer."""
         if self.closed:
             raise self.closed_error()
+        if not isinstance(call, Call):
+            raise self._no_call(call)
         number = self.number() if call.ahead is None else self._number_of(call)
         prompt = read(call, hashed=self.core.uses_prefix)
         reader = PoolReader(number, call, prompt.size, given)
@@ -287,6 +289,14 @@ class Calls:
             f"replica {self.replicas[replica].name} ended its answer {where}; expected a "
             "last delta with a finish_reason",
             engine=self.name,
+        )
+
+    def _no_call(self, given: object) -> EngineError:
+        return EngineError(
+            f"engine {self.name}: asked {repr(given)[:80]}, a {type(given).__name__}; expected an "
+            'alto.Call, as in stream(alto.Call(messages=[{"role": "user", "content": "..."}])).',
+            engine=self.name,
+            retryable=False,
         )
 
     def closed_error(self) -> EngineError:

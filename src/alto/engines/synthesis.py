@@ -9,6 +9,7 @@ Always true:
     Y2  text for a schema is JSON, and follows the schema's types, enums, counts and ranges
         (a `pattern` is not followed)
     Y3  a recursive schema ends: below `DEPTH_MAX` optional parts are left out
+    Y4  a schema that demands more than any model would write, or never ends, is refused at once
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ Count = int | Sequence[int] | Callable[[random.Random], int]
 of a seeded `random.Random`."""
 
 DEPTH_MAX = 6
+NESTED_MAX = 100
+"""A schema whose required parts go deeper than this never ends, or nearly."""
+DEMANDED_CHARS_MAX = 500_000
+"""What a schema may demand (`minItems`, `minLength`): about what fills any model's context."""
+_ITEM_CHARS = 16
+"""An item that is demanded counts as so many."""
 
 _TEXT = (
     "river light under seven quiet market stone early garden letter window north copper bridge "
@@ -198,6 +205,7 @@ class SchemaText:
         self._root = schema
         self._lengths = lengths
         self._rng = rng
+        self._demanded = 0
 
     def text(self) -> str:
         """JSON; a root that is a bare string (a label) stands without quotes, as a model writes
@@ -205,7 +213,17 @@ class SchemaText:
         value = self._value(self._root, 0)
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
+    def _demand(self, chars: int) -> None:
+        self._demanded += chars
+        if self._demanded > DEMANDED_CHARS_MAX:
+            raise _bad_schema(
+                f"its minItems, minProperties and minLength demand more than {DEMANDED_CHARS_MAX} "
+                f"characters (an item counts as {_ITEM_CHARS}); lower them"
+            )
+
     def _value(self, schema: Any, depth: int) -> Any:
+        if depth > NESTED_MAX:
+            raise _bad_schema(f"its required parts go {NESTED_MAX} levels deep, and may never end")
         schema = self._resolved(schema)
         if "const" in schema:
             return schema["const"]
@@ -294,6 +312,7 @@ class SchemaText:
     def _items(self, schema: Mapping[str, Any], depth: int) -> int:
         low = schema.get("minItems", schema.get("minProperties", 0))
         high = schema.get("maxItems", schema.get("maxProperties"))
+        self._demand(_ITEM_CHARS * low)
         drawn = 0 if depth > DEPTH_MAX else draw(self._lengths.items, self._rng)
         return int(max(low, drawn if high is None else min(drawn, high)))
 
@@ -301,6 +320,7 @@ class SchemaText:
         made = _FORMATS.get(schema.get("format", ""))
         if made is not None:
             return made(self._rng)
+        self._demand(schema.get("minLength", 0))
         words = max(1, draw(self._lengths.string_words, self._rng))
         text = " ".join(self._rng.choice(WORDS) for _ in range(words)).capitalize()
         while len(text) < schema.get("minLength", 0):
