@@ -247,7 +247,8 @@ def test_a_recording_can_be_served() -> None:
         ({"messages": [{"content": "x"}]}, 400, "messages[0]", "role and content"),
         ({"messages": [{"role": "user", "content": 7}]}, 400, "messages[0].content", "7"),
         ({"messages": ASK, "model": "other"}, 404, "model", "this server has 'sim'"),
-        ({"messages": ASK, "n": 2}, 400, "n", "only 1"),
+        ({"messages": ASK, "n": 0}, 400, "n", "expected an integer of at least 1"),
+        ({"messages": ASK, "n": 129}, 400, "n", "n is 129, expected at most 128"),
         ({"messages": ASK, "max_tokens": 0}, 400, "max_tokens", "at least 1"),
         ({"messages": ASK, "temperature": 3}, 400, "temperature", "from 0 to 2"),
         ({"messages": ASK, "stop": [1]}, 400, "stop", "strings"),
@@ -451,3 +452,89 @@ def test_a_schema_that_demands_more_than_a_model_would_write_is_refused() -> Non
             assert "demand more than 500000 characters" in told.json()["error"]["message"]
 
     served(Simulated(), use)
+
+
+def numbered(call: Call) -> Answer:
+    """An answer that is longer for each choice."""
+    at = (call.seed or 7) - 7
+    return Answer(f"Answer {at}." + " And more." * at, reasoning=f"thought {at}")
+
+
+NUMBERED = {0: "Answer 0.", 1: "Answer 1. And more.", 2: "Answer 2. And more. And more."}
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_stock_client_gets_several_answers_to_one_request(replicas: int) -> None:
+    async def use(server: Server, client: AsyncOpenAI) -> None:
+        one = await client.chat.completions.create(model="sim", messages=ASK, seed=7)
+        chat = await client.chat.completions.create(model="sim", messages=ASK, n=3, seed=7)
+        assert {each.index: each.message.content for each in chat.choices} == NUMBERED
+        assert {each.finish_reason for each in chat.choices} == {"stop"}
+        assert one.usage is not None
+        assert chat.usage is not None
+        assert chat.usage.prompt_tokens == one.usage.prompt_tokens
+        assert chat.usage.completion_tokens > 3 * one.usage.completion_tokens
+        text = await client.completions.create(model="sim", prompt="Say.", n=3, seed=7)
+        assert {each.index: each.text for each in text.choices} == NUMBERED
+
+    served(fast(respond=numbered, replicas=replicas), use)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_several_answers_are_streamed_side_by_side(replicas: int) -> None:
+    async def use(server: Server, client: AsyncOpenAI) -> None:
+        whole = await client.chat.completions.create(model="sim", messages=ASK, n=3, seed=7)
+        texts, thoughts, ends, usages = dict.fromkeys(range(3), ""), set(), {}, []
+        asked: Any = {"messages": ASK, "stream_options": {"include_usage": True}}
+        async for chunk in await client.chat.completions.create(
+            model="sim", n=3, seed=7, stream=True, **asked
+        ):
+            usages += [chunk.usage] if chunk.usage is not None else []
+            for choice in chunk.choices:
+                texts[choice.index] += choice.delta.content or ""
+                thoughts.add(getattr(choice.delta, "reasoning_content", None))
+                if choice.finish_reason is not None:
+                    ends[choice.index] = choice.finish_reason
+        assert texts == NUMBERED
+        assert ends == dict.fromkeys(range(3), "stop")
+        assert whole.usage is not None
+        assert [usage.completion_tokens for usage in usages] == [whole.usage.completion_tokens]
+        texts = dict.fromkeys(range(3), "")
+        async for piece in await client.completions.create(
+            model="sim", prompt="Say.", n=3, seed=7, stream=True
+        ):
+            for part in piece.choices:
+                texts[part.index] += part.text
+        assert texts == NUMBERED
+        assert all(each.running == 0 for each in server.replicas)
+
+    served(fast(respond=numbered, replicas=replicas), use)
+
+
+def test_what_is_wrong_with_a_call_for_several_answers_has_a_status() -> None:
+    async def use(server: Server, client: AsyncOpenAI) -> None:
+        body = {"messages": ASK, "guided_json": {"type": "tuple"}, "stream": True, "n": 2}
+        told = await post(server, "/chat/completions", body)
+        assert told.status_code == 400
+        assert all(each.running == 0 for each in server.replicas)
+
+    served(fast(respond=None), use)
+
+
+def test_a_reader_that_leaves_ends_all_answers() -> None:
+    async def use(server: Server, client: AsyncOpenAI) -> None:
+        stream = await client.chat.completions.create(
+            model="sim",
+            messages=ASK,
+            n=3,
+            max_tokens=4000,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        async for _ in stream:
+            if server.replicas[0].running == 3:
+                break
+        await stream.close()
+        await server.replicas[0].idle()
+
+    served(Simulated(respond=lambda call: TEXT), use)

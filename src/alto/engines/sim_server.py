@@ -38,6 +38,7 @@ from starlette.types import Receive, Scope, Send
 from ..core.calls import Call, Delta
 from ..errors import AltoError, ConfigError, EngineError, Overloaded
 from .protocol import Engine, Replica
+from .sim_choices import Choices
 from .sim_encode_wire import embeddings_body, read_embeddings, read_rerank, rerank_body
 from .sim_ids import chat_ids, ids_of
 from .sim_metrics import ServerMetrics
@@ -54,6 +55,7 @@ from .sim_wire import (
     error_body,
     read_chat,
     read_completion,
+    usage_of_all,
 )
 from .tokens import prompt_text, render, tokenize
 
@@ -144,20 +146,25 @@ class SimServer:
         request_id = request.headers.get("x-request-id") or uuid4().hex
         headers = {"x-request-id": request_id}
         answering = Answering(shape, request_id, self.model, int(time.time()))
+        choices: Choices | None = None
         try:
             asked = read(await _json(request), self.model, request_id)
-            deltas = self._engine.stream(asked.call)
+            choices = Choices([self._engine.stream(call) for call in asked.calls()])
             if asked.token_ids:
                 answering.tell_ids(self._prompt_ids(asked), partial(ids_of, piece=self._piece))
+            await choices.begin()
             if asked.stream:
-                first = await _begun(deltas)
-                return _Streamed(answering, asked, deltas, first, headers)
-            whole = await _unless_dropped(request.receive, _all(deltas))
+                streamed, choices = _Streamed(answering, asked, choices, headers), None
+                return streamed
+            whole = await _unless_dropped(request.receive, _all(choices.pieces()))
         except BadRequest as error:
             return JSONResponse(error.body(), error.status, headers)
         except (AltoError, Overloaded) as error:
             body, status, more = _failure(error)
             return JSONResponse(body, status, {**headers, **more})
+        finally:
+            if choices is not None:
+                await choices.aclose()
         if whole is None:
             return Response(status_code=499, headers=headers)  # nobody is there to read it
         return JSONResponse(answering.whole(whole), headers=headers)
@@ -221,16 +228,14 @@ class _Streamed(Response):
         self,
         answering: Answering,
         asked: Asked,
-        deltas: AsyncGenerator[Delta, None],
-        first: asyncio.Task[Delta],
+        choices: Choices,
         headers: dict[str, str],
     ) -> None:
         super().__init__(None, 200, headers, media_type="text/event-stream")
         del self.headers["content-length"]
         self._answering = answering
         self._asked = asked
-        self._deltas = deltas
-        self._first = first
+        self._choices = choices
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_all() -> None:
@@ -243,27 +248,23 @@ class _Streamed(Response):
         try:
             await _unless_dropped(receive, send_all())
         finally:
-            self._first.cancel()
-            with contextlib.suppress(asyncio.CancelledError, AltoError):
-                await self._first
-            await self._deltas.aclose()
+            await self._choices.aclose()
 
     async def _events(self) -> AsyncGenerator[bytes, None]:
-        opening = self._answering.opening()
-        if opening is not None:
-            yield _event(opening)
-        usage = None
+        for index in range(self._asked.choices):
+            opening = self._answering.opening(index)
+            if opening is not None:
+                yield _event(opening)
+        ends: list[Delta] = []
         try:
-            delta = await asyncio.shield(self._first)
-            while True:
-                yield _event(self._answering.chunk(delta))
-                usage = delta.usage
-                delta = await anext(self._deltas)
-        except StopAsyncIteration:
-            pass
+            async for index, delta in self._choices.pieces():
+                yield _event(self._answering.chunk(delta, index))
+                if delta.usage is not None:
+                    ends.append(delta)
         except (AltoError, Overloaded) as error:
             yield _event(_failure(error)[0])
             return
+        usage = usage_of_all(ends)
         if self._asked.include_usage and usage is not None:
             yield _event(self._answering.usage_chunk(usage))
         yield b"data: [DONE]\n\n"
@@ -273,25 +274,11 @@ def _event(body: Any) -> bytes:
     return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
-async def _begun(deltas: AsyncGenerator[Delta, None]) -> asyncio.Task[Delta]:
-    """Start a stream without waiting for its first token. What is wrong with the call itself is
-    raised here, so that it can be answered with a status."""
-    first: asyncio.Task[Delta] = asyncio.ensure_future(_next(deltas))
-    await asyncio.sleep(0)
-    if first.done() and first.exception() is not None:
-        await first
-    return first
-
-
-async def _next(deltas: AsyncGenerator[Delta, None]) -> Delta:
-    return await anext(deltas)
-
-
-async def _all(deltas: AsyncGenerator[Delta, None]) -> list[Delta]:
+async def _all(stream: AsyncGenerator[T, None]) -> list[T]:
     try:
-        return [delta async for delta in deltas]
+        return [each async for each in stream]
     finally:
-        await deltas.aclose()
+        await stream.aclose()
 
 
 async def _unless_dropped(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:

@@ -6,17 +6,21 @@ that vLLM would answer with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.calls import Call, Delta, Usage
+from .sim_choices import Piece
 from .sim_ids import chat_of
 
 Json = dict[str, Any]
 
 _ANY_OBJECT: Json = {"type": "object", "properties": {"answer": {"type": "string"}}}
 """What `response_format={"type": "json_object"}` gets."""
+
+CHOICES_MAX = 128
+"""The most answers (`n`) in a request, as OpenAI has it."""
 
 _PASSED_ON = ("continue_final_message", "ignore_eos")
 
@@ -51,6 +55,14 @@ class Asked:
     include_usage: bool
     token_ids: bool = False
     """`return_token_ids`: tell the ids of the prompt and of the answer."""
+    choices: int = 1
+    """`n`: so many answers, side by side."""
+
+    def calls(self) -> list[Call]:
+        """A call for each of them. They draw different lots."""
+        seed = self.call.seed or 0
+        more = (replace(self.call, seed=seed + at) for at in range(1, self.choices))
+        return [self.call, *more]
 
 
 def read_chat(body: Any, model: str, request_id: str) -> Asked:
@@ -118,6 +130,9 @@ def _asked(
         raise BadRequest("stream_options needs stream=true", param="stream_options")
     _number(fields, "temperature", 0, 2)
     _number(fields, "top_p", 0, 1)
+    choices = integer(fields, "n", 1) or 1
+    if choices > CHOICES_MAX:
+        raise BadRequest(f"n is {choices}, expected at most {CHOICES_MAX}", param="n")
     call = Call(
         messages=messages,
         request=request_id,
@@ -135,6 +150,7 @@ def _asked(
         stream,
         bool(isinstance(options, Mapping) and options.get("include_usage")),
         bool(fields.get("return_token_ids")),
+        choices,
     )
 
 
@@ -155,8 +171,6 @@ def check_model(body: Any, model: str) -> Json:
 
 def _fields(body: Any, model: str) -> Json:
     fields = check_model(body, model)
-    if fields.get("n") not in (None, 1):
-        raise BadRequest(f"n is {shown(fields['n'])}, only 1 is served", param="n")
     if fields.get("logprobs"):
         raise BadRequest("logprobs are not served: leave them out", param="logprobs")
     return fields
@@ -319,20 +333,20 @@ class Answering:
         each piece of text (as `tell` gives them) beside it."""
         self._prompt_ids, self._tell = prompt, tell
 
-    def opening(self) -> Json | None:
-        """The chunk before the first text, where there is one."""
+    def opening(self, index: int = 0) -> Json | None:
+        """The chunk before the first text of an answer, where there is one."""
         part = self._shape.opening
-        return None if part is None else self._chunk(part, None)
+        return None if part is None else self._chunk(part, None, index)
 
-    def chunk(self, delta: Delta) -> Json:
-        """One chunk of a stream."""
+    def chunk(self, delta: Delta, index: int = 0) -> Json:
+        """One chunk of a stream, of the answer at this place."""
         part = self._shape.piece(delta.text, delta.reasoning)
         if self._tell is not None:
             part["token_ids"] = self._tell(delta.reasoning) + self._tell(delta.text)
-        return self._chunk(part, delta.finish_reason)
+        return self._chunk(part, delta.finish_reason, index)
 
-    def _chunk(self, part: Json, finish_reason: str | None) -> Json:
-        choice = {"index": 0, **part, "logprobs": None, "finish_reason": finish_reason}
+    def _chunk(self, part: Json, finish_reason: str | None, index: int) -> Json:
+        choice = {"index": index, **part, "logprobs": None, "finish_reason": finish_reason}
         chunk: Json = {**self._head, "object": self._shape.chunk, "choices": [choice]}
         if self._prompt_ids is not None:
             self._put_prompt_ids(chunk)
@@ -353,24 +367,45 @@ class Answering:
             "usage": usage_body(usage),
         }
 
-    def whole(self, deltas: Sequence[Delta]) -> Json:
-        """The answer in one piece."""
+    def whole(self, pieces: Sequence[Piece]) -> Json:
+        """The answers in one piece."""
+        answers: dict[int, list[Delta]] = {}
+        for index, delta in pieces:
+            answers.setdefault(index, []).append(delta)
+        choices = [self._choice(index, answers[index]) for index in sorted(answers)]
+        body: Json = {**self._head, "object": self._shape.whole, "choices": choices}
+        if self._tell is not None:
+            self._put_prompt_ids(body)
+        usage = usage_of_all(delta for _, delta in pieces)
+        if usage is not None:
+            body["usage"] = usage_body(usage)
+        return body
+
+    def _choice(self, index: int, deltas: Sequence[Delta]) -> Json:
         text = "".join(deltas)
         reasoning = "".join(delta.reasoning for delta in deltas)
-        last = deltas[-1]
         choice = {
-            "index": 0,
+            "index": index,
             **self._shape.choice(text, reasoning),
             "logprobs": None,
-            "finish_reason": last.finish_reason,
+            "finish_reason": deltas[-1].finish_reason,
         }
-        body: Json = {**self._head, "object": self._shape.whole, "choices": [choice]}
         if self._tell is not None:
             choice["token_ids"] = self._tell(reasoning) + self._tell(text)
-            self._put_prompt_ids(body)
-        if last.usage is not None:
-            body["usage"] = usage_body(last.usage)
-        return body
+        return choice
+
+
+def usage_of_all(deltas: Iterable[Delta]) -> Usage | None:
+    """What all answers to one request have cost: the prompt is read once for all of them."""
+    told = [delta.usage for delta in deltas if delta.usage is not None]
+    if not told:
+        return None
+    total = sum(told[1:], told[0])
+    return replace(
+        total,
+        prompt_tokens=told[0].prompt_tokens,
+        cached_tokens=min(usage.cached_tokens for usage in told),
+    )
 
 
 def usage_body(usage: Usage) -> Json:
