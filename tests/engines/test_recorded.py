@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 
 from alto.core.calls import Call, Delta
-from alto.engines.protocol import VectorEngine
+from alto.engines.pool import Pool
+from alto.engines.protocol import Engine, VectorEngine
 from alto.engines.recorded import Recorded, Recorder
 from alto.engines.simulated import Answer, Simulated
+from alto.engines.tool_calls import whole_calls
 from alto.errors import ConfigError, EngineError
 from alto.testing.loop import run
 
@@ -41,7 +44,7 @@ def ask(stage: str = "", prompt: str = "", **arguments: Any) -> Call:
     return Call(messages=messages, stage=stage, arguments=arguments)
 
 
-async def read(spec: Recorded, call: Call) -> list[Delta]:
+async def read(spec: Recorded | Simulated, call: Call) -> list[Delta]:
     engine = spec.open("demo")
     try:
         return [delta async for delta in engine.stream(call)]
@@ -233,3 +236,91 @@ def test_numbers_pass_a_recorder_and_are_made_up_anew(tmp_path: Path) -> None:
         await recorded.aclose()
 
     run(main())
+
+
+def weather(city: str, number: int) -> dict[str, Any]:
+    function = {"name": "weather", "arguments": json.dumps({"city": city})}
+    return {"id": f"call_{number}", "type": "function", "function": function}
+
+
+class Fragments:
+    """Calls two tools, in fragments as servers stream them; after their results it says so."""
+
+    def open(self, name: str) -> Pool:
+        return Pool(name, [self])
+
+    name = "r0"
+
+    async def stream(self, call: Call) -> AsyncGenerator[Delta, None]:
+        if call.messages[-1]["role"] == "tool":
+            yield Delta("It rains.", finish_reason="stop")
+            return
+        yield Delta("Let me see.")
+        for index, city in enumerate(["Oslo", "Rome"]):
+            whole = weather(city, index)
+            arguments = whole["function"]["arguments"]
+            head = {**whole, "index": index, "function": {"name": "weather", "arguments": ""}}
+            yield Delta(tool_calls=[head])
+            for part in (arguments[:7], arguments[7:]):
+                yield Delta(tool_calls=[{"index": index, "function": {"arguments": part}}])
+        yield Delta(finish_reason="tool_calls")
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+def test_calls_of_tools_are_recorded_and_given_again(tmp_path: Path) -> None:
+    path = tmp_path / "agent.jsonl"
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+
+    async def talk(engine: Engine) -> list[Any]:
+        heard: list[Any] = []
+        messages: list[dict[str, Any]] = [{"role": "user", "content": "Where does it rain?"}]
+        for _ in range(2):
+            call = Call(messages=list(messages), tools=tools)
+            deltas = [delta async for delta in engine.stream(call)]
+            calls = whole_calls(deltas)
+            heard.append(("".join(deltas), calls, deltas[-1].finish_reason))
+            messages.append({"role": "assistant", "content": None, "tool_calls": calls})
+            messages.append({"role": "tool", "tool_call_id": "call_0", "content": "rain"})
+        await engine.aclose()
+        return heard
+
+    heard = run(talk(Recorder(Fragments(), path).open("chat")))
+    calls = [weather("Oslo", 0), weather("Rome", 1)]
+    assert heard == [("Let me see.", calls, "tool_calls"), ("It rains.", [], "stop")]
+    assert run(talk(Recorded(path=path).open("chat"))) == heard
+
+
+def test_a_call_of_a_tool_takes_the_time_of_its_tokens_and_may_be_cut_off() -> None:
+    entry = {"prompt": "Rain?", "text": "", "tool_calls": [weather("Oslo " * 100, 0)]}
+    whole = run(read(Recorded(entries=[entry]), ask("", "Rain?")))
+    assert whole[-1].usage is not None
+    assert whole[-1].usage.completion_tokens > 100
+    cut = ask("", "Rain?")
+    cut.max_tokens = 20
+    (*_, last) = run(read(Recorded(entries=[entry]), cut))
+    assert (list(last.tool_calls), last.finish_reason) == ([], "length")
+    assert last.usage is not None
+    assert last.usage.completion_tokens == 20
+
+
+@pytest.mark.parametrize("wrong", ["weather", [{"name": "weather"}], [{"function": {"name": "w"}}]])
+def test_what_is_no_call_of_a_tool_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match=r'has "tool_calls" .*expected a list of calls'):
+        Recorded(entries=[{"prompt": "x", "text": "", "tool_calls": wrong}]).open("chat")
+    answer = Answer("", tool_calls=wrong)
+    with pytest.raises(EngineError, match="expected each with a function that has a name"):
+        run(read(Simulated(respond=lambda call: answer), ask()))
+
+
+@pytest.mark.parametrize(
+    "fragments",
+    [
+        [[weather("Oslo", 0)], [weather("Rome", 1)]],  # whole, and without an index
+        [[weather("Oslo", 0), weather("Rome", 1)]],
+    ],
+)
+def test_whole_calls_without_an_index_are_told_apart(fragments: list[Any]) -> None:
+    deltas = [Delta(tool_calls=each) for each in fragments]
+    assert whole_calls(deltas) == [weather("Oslo", 0), weather("Rome", 1)]

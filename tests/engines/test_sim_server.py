@@ -538,3 +538,24 @@ def test_a_reader_that_leaves_ends_all_answers() -> None:
         await server.replicas[0].idle()
 
     served(Simulated(respond=lambda call: TEXT), use)
+
+
+def test_the_stock_client_gets_calls_of_tools() -> None:
+    function = {"name": "weather", "arguments": '{"city": "Oslo"}'}
+    call = {"id": "call_1", "type": "function", "function": function}
+    answer = Answer("Let me see.", tool_calls=[call])
+    tools: Any = [{"type": "function", "function": {"name": "weather"}}]
+
+    async def use(server: Server, client: AsyncOpenAI) -> None:
+        whole = await client.chat.completions.create(model="sim", messages=ASK, tools=tools)
+        (choice,) = whole.choices
+        assert choice.finish_reason == "tool_calls"
+        assert [each.model_dump() for each in choice.message.tool_calls or []] == [call]
+        async with client.chat.completions.stream(model="sim", messages=ASK, tools=tools) as stream:
+            final = await stream.get_final_completion()
+        (streamed,) = final.choices[0].message.tool_calls or []
+        assert streamed.function.name == "weather"
+        assert streamed.function.arguments == function["arguments"]
+        assert final.choices[0].message.content == "Let me see."
+
+    served(fast(respond=lambda call: answer), use)

@@ -4,6 +4,8 @@ A recording is JSON lines (`.gz` or not), or the same dicts in memory, one for e
 
     {"stage": "verify", "arguments": {"claim": {"text": "..."}}, "text": "SUPPORTED"}
     {"prompt": "Who discovered penicillin?", "text": "Alexander Fleming did.", "reasoning": "..."}
+    {"prompt": "Is it raining in Oslo?", "text": "", "tool_calls": [{"id": "call_1", "type":
+     "function", "function": {"name": "weather", "arguments": "{\\"city\\": \\"Oslo\\"}"}}]}
 
 A call is looked up by its stage and arguments, else by the text of its prompt. Arguments are
 compared as JSON, so a struct equals the dict it is written as; those that an entry does not name
@@ -33,6 +35,7 @@ from .protocol import Engine, EngineSpec
 from .sim_replica import Answer, Respond
 from .sim_settings import ServerSettings
 from .tokens import prompt_text
+from .tool_calls import is_whole, whole_calls
 
 Entry = Mapping[str, Any]
 
@@ -138,7 +141,8 @@ class Answers:
         """Add one entry; `where` is for the message if it is none."""
         _check(entry, where)
         stage = entry.get("stage") or ""
-        answer = Answer(entry["text"], entry.get("reasoning") or "")
+        calls = entry.get("tool_calls") or ()
+        answer = Answer(entry["text"], entry.get("reasoning") or "", calls)
         if entry.get("arguments") is not None:
             arguments = _plain(entry["arguments"])
             names = tuple(sorted(arguments))
@@ -194,8 +198,9 @@ class Answers:
 class Recorder:
     """An engine that writes down what another one answers, as a recording at `path`.
 
-    Each whole answer is one more line, with the call's stage, its arguments and its prompt; one
-    that breaks off or is left by its reader is none. Vectors and scores pass unrecorded.
+    Each whole answer is one more line, with the call's stage, its arguments and its prompt, and the
+    calls of tools in the answer; one that breaks off or is left by its reader is none. Vectors and
+    scores pass unrecorded.
     """
 
     engine: EngineSpec
@@ -252,6 +257,9 @@ class _Listener(Encodes):
         reasoning = "".join(delta.reasoning for delta in deltas)
         if reasoning:
             entry["reasoning"] = reasoning
+        tool_calls = whole_calls(deltas)
+        if tool_calls:
+            entry["tool_calls"] = tool_calls
         line = json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         with self._path.open("ab") as file:
             file.write(gzip.compress(line) if self._path.suffix == ".gz" else line)
@@ -281,8 +289,17 @@ def _check(entry: Any, where: str) -> None:
         problem = 'names neither "arguments" (an object) nor "prompt" (a string): one is needed'
     elif not isinstance(entry.get("arguments"), Mapping | None):
         problem = f'has "arguments" {_short(repr(entry["arguments"]))}, expected an object'
+    elif not _are_calls(entry.get("tool_calls")):
+        problem = (
+            f'has "tool_calls" {_short(repr(entry["tool_calls"]))}, expected a list of calls, each '
+            'with a "function" that has a "name" and its "arguments" as a string'
+        )
     if problem:
         raise ConfigError(f"recording, {where}: the entry {problem}")
+
+
+def _are_calls(given: Any) -> bool:
+    return given is None or (isinstance(given, list | tuple) and all(map(is_whole, given)))
 
 
 def _short(text: str) -> str:

@@ -13,11 +13,13 @@ Always true:
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 from ..core.calls import Call, Delta, Usage
 from ..core.encode import EmbedCall, EncodeCall
@@ -27,14 +29,17 @@ from .measures import Measures
 from .model import BatchingServer
 from .sim_encode import Encoder
 from .tokens import PIECE_LETTERS, BlockKeys, content_text, prompt_text, render, tokenize
+from .tool_calls import is_whole
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a simulated engine says: its text, and the thinking before it, kept apart."""
+    """What a simulated engine says: its text, the thinking before it, kept apart, and the calls of
+    tools after it, whole, as a message of the OpenAI API has them."""
 
     text: str
     reasoning: str = ""
+    tool_calls: Sequence[Mapping[str, Any]] = ()
 
 
 DIMENSIONS = 256
@@ -153,13 +158,14 @@ class SimReplica:
         reasons[script.finish_reason] = reasons.get(script.finish_reason, 0) + 1
         usage = Usage(
             prompt_tokens=script.prompt_tokens,
-            completion_tokens=len(tokens),
+            completion_tokens=script.written,
             cached_tokens=generation.cached_tokens,
             reasoning_tokens=min(thinking, len(tokens)),
             calls=1,
         )
         rest = _delta(tokens, thinking, given, len(tokens))
-        yield Delta(rest, rest.reasoning, finish_reason=script.finish_reason, usage=usage)
+        calls = [{"index": at, **each} for at, each in enumerate(script.tool_calls)]
+        yield Delta(rest, rest.reasoning, calls, script.finish_reason, usage)
 
     async def _encode(self, call: EncodeCall) -> Delta:
         """Read all the inputs of a call; the answer is there when the last of them is read."""
@@ -235,20 +241,26 @@ class SimReplica:
         thoughts = tokenize(answer.reasoning, self._piece)
         text = _before_stop(answer.text, call.stop)
         tokens = thoughts + tokenize(text, self._piece)
-        finish_reason = "stop"
-        if call.max_tokens is not None and len(tokens) > call.max_tokens:
+        tool_calls = answer.tool_calls
+        aside = tokenize(json.dumps(tool_calls, default=str), self._piece) if tool_calls else []
+        finish_reason = "tool_calls" if tool_calls else "stop"
+        if call.max_tokens is not None and len(tokens) + len(aside) > call.max_tokens:
+            aside, tool_calls = aside[: max(0, call.max_tokens - len(tokens))], ()
             del tokens[call.max_tokens :]
             finish_reason = "length"
-        elif call.max_tokens is not None and call.extra.get("ignore_eos"):
+        elif call.max_tokens is not None and call.extra.get("ignore_eos") and not tool_calls:
             tokens += [" and"] * (call.max_tokens - len(tokens))
             finish_reason = "length"
+        written = len(tokens) + len(aside)
         generation = Generation(
             prompt_tokens=len(prompt),
-            output_tokens=len(tokens),
-            keys=BlockKeys(prompt, tokens, self.block_tokens),
+            output_tokens=written,
+            keys=BlockKeys(prompt, tokens + aside, self.block_tokens),
             marks=_marks(call, text, tokens, len(thoughts)),
         )
-        return _Script(tokens, len(thoughts), finish_reason, len(prompt), generation)
+        return _Script(
+            tokens, len(thoughts), finish_reason, len(prompt), generation, tool_calls, written
+        )
 
     def _answer(self, call: Call, open_end: bool) -> Answer:
         if call.prewarm:
@@ -273,10 +285,18 @@ class SimReplica:
                 engine=self.name,
                 retryable=False,
             )
+        if not all(map(is_whole, answer.tool_calls)):
+            raise EngineError(
+                f"replica {self.name}: respond() returned tool_calls {answer.tool_calls!r} for a "
+                f"call of stage {call.stage!r}, expected each with a function that has a name and "
+                "its arguments as a text of JSON",
+                engine=self.name,
+                retryable=False,
+            )
         if open_end:
             begun = content_text(call.messages[-1].get("content"))
             if answer.text.startswith(begun):
-                return Answer(answer.text[len(begun) :])
+                return Answer(answer.text[len(begun) :], tool_calls=answer.tool_calls)
         return answer
 
     def _whole(self, call: Call) -> Call:
@@ -317,6 +337,10 @@ class _Script:
     finish_reason: str
     prompt_tokens: int
     generation: Generation
+    tool_calls: Sequence[Mapping[str, Any]]
+    """Given whole at the end."""
+    written: int
+    """Tokens of all that is said, those of tool calls included, which come last."""
 
 
 def _delta(tokens: Sequence[str], thinking: int, begin: int, end: int) -> Delta:

@@ -13,6 +13,7 @@ from typing import Any
 from ..core.calls import Call, Delta, Usage
 from .sim_choices import Piece
 from .sim_ids import chat_of
+from .tool_calls import whole_calls
 
 Json = dict[str, Any]
 
@@ -341,6 +342,8 @@ class Answering:
     def chunk(self, delta: Delta, index: int = 0) -> Json:
         """One chunk of a stream, of the answer at this place."""
         part = self._shape.piece(delta.text, delta.reasoning)
+        if delta.tool_calls and self._shape is CHAT:
+            part["delta"]["tool_calls"] = list(delta.tool_calls)
         if self._tell is not None:
             part["token_ids"] = self._tell(delta.reasoning) + self._tell(delta.text)
         return self._chunk(part, delta.finish_reason, index)
@@ -390,6 +393,9 @@ class Answering:
             "logprobs": None,
             "finish_reason": deltas[-1].finish_reason,
         }
+        calls = whole_calls(deltas)
+        if calls and self._shape is CHAT:
+            choice["message"]["tool_calls"] = calls
         if self._tell is not None:
             choice["token_ids"] = self._tell(reasoning) + self._tell(text)
         return choice
