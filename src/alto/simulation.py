@@ -378,8 +378,8 @@ class _Load:
                 except Stuck:
                     stuck = self._stuck()
                     raise
-        except Stuck as error:  # closing the loop may have got stuck once more
-            raise stuck or error from None
+        except Stuck:  # closing the loop got stuck: once more, or on a thread that was quick
+            raise stuck or self._stuck() from None
 
     def _stuck(self) -> Stuck:
         """What waits, while it still does."""
