@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from leaks import on_virtual_time, quiet, watched
 import alto
 from alto import Call, Delta, Line, Stream, Usage, lm, pipeline, stage
 from alto.engines.pool import Pool
+from alto.engines.sim_faults import Faults
 
 LINES = [f"line number {n:02}\n" for n in range(20)]
 QUESTION = "count the lines, one by one, " * 10
@@ -173,3 +176,54 @@ def test_what_a_budget_cuts_off_agrees_with_it() -> None:
 
 def test_what_a_server_told_is_believed() -> None:
     assert used(whole, Servers(Server("r0", TOLD)), 10_000) == TOLD
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """Simulated servers that refuse, stall and break off, behind a pool that hedges."""
+
+    seed: int
+
+    def open(self, name: str) -> Pool:
+        faults = Faults(refuse=0.05, break_off=0.2, stall=0.1, stall_s=1.0)
+        spec = alto.Simulated(replicas=3, seed=self.seed, faults=faults)
+        hedge_s = 0.3 if self.seed % 2 else None
+        return Pool(name, spec.open_replicas(name), hedge_s=hedge_s, seed=self.seed)
+
+
+@lm(engine="chat", max_tokens=60, on_error="drop", retries=2)
+def told(x: str) -> Stream[Line]:
+    return x
+
+
+@pipeline
+def mixed(x: str) -> Any:
+    return {"all": told(x), "two": first_two(lines(x)), "agent": agent(x)}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_usage_and_budget_agree_whatever_happens(seed: int) -> None:
+    async def main() -> None:
+        luck = Random(seed)
+        config = alto.Config(engines={"chat": Faulty(seed)})
+        async with watched(config) as runtime:
+
+            async def one(number: int) -> int:
+                budget, timeout = luck.choice([150, 400, 5000]), luck.choice([None, 0.4, 2.0])
+                request = runtime.start(
+                    mixed, f"{QUESTION} {number}", token_budget=budget, timeout=timeout
+                )
+                if number % 3 == 0:
+                    await asyncio.sleep(luck.random())
+                    request.cancel()
+                await asyncio.gather(request.result(), return_exceptions=True)
+                await asyncio.sleep(5.0)  # what a cancelled agent reads is closed later
+                books = request._run.budget
+                assert books is not None
+                assert (books.spent, books.held) == (request.usage.total_tokens, 0)
+                return books.spent
+
+            assert sum(await asyncio.gather(*map(one, range(12)))) > 1000
+            await quiet(runtime)
+
+    on_virtual_time(main)
