@@ -8,7 +8,7 @@ Always true:
     Y1  equal seed, stage, path and messages give equal text
     Y2  text for a schema is JSON, and follows the schema's types, enums, counts and ranges
         (a `pattern` is not followed)
-    Y3  a recursive schema ends: below `DEPTH_MAX` optional parts are left out
+    Y3  a recursive schema ends: where it is deep (`DEPTH_MAX`) optional parts are left out
     Y4  a schema that demands more than any model would write, or never ends, is refused at once
 """
 
@@ -31,6 +31,9 @@ Count = int | Sequence[int] | Callable[[random.Random], int]
 of a seeded `random.Random`."""
 
 DEPTH_MAX = 6
+WIDE_MAX = 10_000
+"""Of more values than this, those below `WIDE_DEPTH` count as deep: a wide schema recurs too."""
+WIDE_DEPTH = 3
 NESTED_MAX = 100
 """A schema whose required parts go deeper than this never ends, or nearly."""
 DEMANDED_CHARS_MAX = 500_000
@@ -206,6 +209,7 @@ class SchemaText:
         self._lengths = lengths
         self._rng = rng
         self._demanded = 0
+        self._values = 0
 
     def text(self) -> str:
         """JSON; a root that is a bare string (a label) stands without quotes, as a model writes
@@ -221,7 +225,11 @@ class SchemaText:
                 f"characters (an item counts as {_ITEM_CHARS}); lower them"
             )
 
+    def _is_deep(self, depth: int) -> bool:
+        return depth > (WIDE_DEPTH if self._values > WIDE_MAX else DEPTH_MAX)
+
     def _value(self, schema: Any, depth: int) -> Any:
+        self._values += 1
         if depth > NESTED_MAX:
             raise _bad_schema(f"its required parts go {NESTED_MAX} levels deep, and may never end")
         schema = self._resolved(schema)
@@ -234,7 +242,7 @@ class SchemaText:
             return self._value(self._one_of(options, depth), depth)
         kind = schema.get("type")
         if isinstance(kind, list):
-            kind = "null" if depth > DEPTH_MAX and "null" in kind else self._rng.choice(kind)
+            kind = "null" if self._is_deep(depth) and "null" in kind else self._rng.choice(kind)
         if kind is None:
             kind = self._kind_by_keywords(schema)
         writer = _WRITERS.get(kind)
@@ -275,7 +283,7 @@ class SchemaText:
         return target
 
     def _one_of(self, options: Sequence[Any], depth: int) -> Any:
-        if depth > DEPTH_MAX:
+        if self._is_deep(depth):
             plain = [each for each in options if self._resolved(each).get("type") not in _NESTED]
             options = plain or options
         return self._rng.choice(list(options))
@@ -292,10 +300,10 @@ class SchemaText:
         value = {
             name: self._value(part, depth + 1)
             for name, part in properties.items()
-            if depth <= DEPTH_MAX or name in required
+            if not self._is_deep(depth) or name in required
         }
         others = schema.get("additionalProperties")
-        if isinstance(others, Mapping) and depth <= DEPTH_MAX:
+        if isinstance(others, Mapping) and not self._is_deep(depth):
             for name in self._rng.sample(WORDS, min(len(WORDS), self._items(schema, depth))):
                 value.setdefault(name, self._value(others, depth + 1))
         return value
@@ -313,7 +321,7 @@ class SchemaText:
         low = schema.get("minItems", schema.get("minProperties", 0))
         high = schema.get("maxItems", schema.get("maxProperties"))
         self._demand(_ITEM_CHARS * low)
-        drawn = 0 if depth > DEPTH_MAX else draw(self._lengths.items, self._rng)
+        drawn = 0 if self._is_deep(depth) else draw(self._lengths.items, self._rng)
         return int(max(low, drawn if high is None else min(drawn, high)))
 
     def _string(self, schema: Mapping[str, Any], depth: int) -> str:
