@@ -8,7 +8,8 @@ from hypothesis import strategies as some
 
 from alto.core.calls import Call
 from alto.core.encode import EmbedCall, Ranked, RerankCall, ranking, shares
-from alto.core.prefix import Prompt, read
+from alto.core.prefix import Prompt
+from alto.core.prompt import read
 
 
 @given(some.integers(0, 10**6), some.lists(some.integers(0, 10**4), min_size=1, max_size=20))

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from alto.core.calls import Usage
-from alto.core.peers import BLOCKS_TOLD_MAX, ReplicaSummary, Summary, Told
+from alto.core.peer_load import BLOCKS_TOLD_MAX, Told
+from alto.core.peers import ReplicaSummary, Summary
 from alto.core.pool import CallPool
 from alto.core.pool_events import Action, Began, Ended, Heard, Reported, Send, Submitted, Woke
 from alto.core.prefix import PrefixIndex, Prompt, chain

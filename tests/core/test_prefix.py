@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alto.core.calls import Call
-from alto.core.prefix import ENDS, PART_BYTES, PrefixIndex, chain, matched_bytes, read
+from alto.core.prefix import ENDS, PrefixIndex, chain, matched_bytes
+from alto.core.prompt import PART_BYTES, read
 
 
 def user(text: object) -> Call:

@@ -7,9 +7,9 @@ from random import Random
 
 import pytest
 
+from alto.core.cost import costs
 from alto.core.learning import DURATION_S_PRIOR, OUTPUT_TOKENS_PRIOR, Line, Mean, Texts
 from alto.core.policies import NAMED, resolve
-from alto.core.policies.prompt_aware import costs
 from alto.core.scheduling import Candidate, Facts, Finished, Placed, Policy, ReplicaId, needs_prefix
 from alto.errors import ConfigError
 

@@ -22,7 +22,7 @@ from dataclasses import replace
 
 from .calls import Call, Delta, Usage
 from .learning import Texts, believable
-from .prefix import read
+from .prompt import read
 
 TEMPLATE_TOKENS = 8
 """What chat templates put around a prompt, about."""

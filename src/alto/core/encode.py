@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from ..errors import EngineError
 from .calls import Delta, Message, Usage
-from .prefix import Measured
+from .prompt import Measured
 
 Vector = list[float]
 

@@ -26,14 +26,13 @@ from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from .peer_load import BLOCKS_TOLD_MAX, PeerLoad
 from .prefix import is_chain
 
 if TYPE_CHECKING:
     from .pool_events import Heard
     from .replicas import Limits, ReplicaState
 
-BLOCKS_TOLD_MAX = 256
-"""Blocks of prompts that one summary tells of one replica; the first sent are left out."""
 NUMBER_MAX = 1e9
 """No pool has more than this of anything; a peer that says so is not believed."""
 
@@ -67,49 +66,6 @@ class Summary:
     demand: int
     """Its calls that are not gone: under way and waiting."""
     replicas: tuple[ReplicaSummary, ...]
-
-
-@dataclass(slots=True)
-class PeerLoad:
-    """What another pool, or all of them together, is thought to have on one replica."""
-
-    sequences: float = 0.0
-    weight: float = 0.0
-    prefill_tokens: float = 0.0
-
-    def add(self, other: PeerLoad) -> None:
-        self.sequences += other.sequences
-        self.weight += other.weight
-        self.prefill_tokens += other.prefill_tokens
-
-    def approach(self, told: ReplicaSummary, part: float) -> None:
-        """Believe so much of what is told."""
-        self.sequences += part * (_sane(told.sequences) - self.sequences)
-        self.weight += part * (_sane(told.weight) - self.weight)
-        self.prefill_tokens += part * (_sane(told.prefill_tokens) - self.prefill_tokens)
-
-
-class Told:
-    """The prompts that the next summary tells of one replica."""
-
-    def __init__(self) -> None:
-        self._prompts: dict[int, Sequence[int]] = {}
-        self._blocks = 0
-
-    def add(self, blocks: Sequence[int]) -> None:
-        """One was sent. Equal ones are told once; the oldest give way at the limit."""
-        before = self._prompts.pop(blocks[-1], None)
-        self._prompts[blocks[-1]] = blocks
-        self._blocks += len(blocks) - (len(before) if before else 0)
-        while self._blocks > BLOCKS_TOLD_MAX:
-            self._blocks -= len(self._prompts.pop(next(iter(self._prompts))))
-
-    def take(self) -> tuple[tuple[int, ...], ...]:
-        """All of them; the next summary starts anew."""
-        prompts = tuple(tuple(blocks) for blocks in self._prompts.values())
-        self._prompts.clear()
-        self._blocks = 0
-        return prompts
 
 
 @dataclass(slots=True)
@@ -177,7 +133,10 @@ class Peers:
             replica = self._replicas.get(told.name)
             if replica is None:
                 continue
-            peer.load.setdefault(told.name, PeerLoad()).approach(told, part)
+            load = peer.load.setdefault(told.name, PeerLoad())
+            load.approach(
+                _sane(told.sequences), _sane(told.weight), _sane(told.prefill_tokens), part
+            )
             read = _sane(told.read_tokens)
             replica.read_for_others(max(0.0, read - peer.read_tokens.get(told.name, read)))
             peer.read_tokens[told.name] = read

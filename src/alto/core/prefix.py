@@ -20,17 +20,11 @@ Always true:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from zlib import crc32
 
-from .calls import Call
-
 TOKENS_PER_BYTE = 0.25
-PART_BYTES = 3200
-"""What a picture or a sound counts for, as it is no text: about 800 tokens."""
-
 BROKEN = 0.8
 """What is left of the room that a cache is believed to have when a promise is broken."""
 STEP_BYTES = 256
@@ -62,22 +56,6 @@ class Prompt:
     size: int = 0
 
 
-@dataclass(slots=True, kw_only=True)
-class Measured(Call):
-    """A call that knows the length of its prompt, because that is no chat or still grows."""
-
-    prompt: Prompt = field(default_factory=Prompt)
-
-
-def read(call: Call, *, hashed: bool = True) -> Prompt:
-    """The prompt of a call. With `hashed=False` only its length: for policies that need no more."""
-    if isinstance(call, Measured):
-        return call.prompt
-    data, parts = _render(call)
-    size = len(data)
-    return Prompt(chain(data) if hashed and size >= STEP_BYTES else (), size + parts * PART_BYTES)
-
-
 def chain(data: bytes) -> tuple[int, ...]:
     """The hash of each whole block, each over all that stands before it.
 
@@ -104,40 +82,6 @@ def is_chain(blocks: Sequence[int]) -> bool:
 def matched_bytes(blocks: int) -> int:
     """The length of a match of so many blocks."""
     return ENDS[blocks - 1] if blocks else 0
-
-
-def _render(call: Call) -> tuple[bytes, int]:
-    """What an engine would read, near enough: the order of things is what matters.
-
-    Tools come first because chat templates put them into the system prompt.
-    """
-    pieces = [call.model] if call.model else []
-    if call.tools:
-        pieces.append(repr(call.tools))
-    parts = 0
-    for message in call.messages:
-        content = message.get("content")
-        if isinstance(content, str):
-            pieces.append(f"\x1e{message.get('role', '')}\x1f{content}")
-        else:
-            pieces.append(f"\x1e{message.get('role', '')}\x1f")
-            for part in content or ():
-                text = _text(part)
-                parts += text is None
-                pieces.append(f"\x1f{crc32(repr(part).encode())}" if text is None else text)
-        if len(message) > 2:
-            pieces.append(_rest(message))
-    return "".join(pieces).encode("utf-8", "surrogatepass"), parts
-
-
-def _text(part: Any) -> str | None:
-    text = part.get("text") if isinstance(part, Mapping) else part
-    return text if isinstance(text, str) else None
-
-
-def _rest(message: Mapping[str, Any]) -> str:
-    """Tool calls and the like, which chat templates write out too."""
-    return repr([(k, v) for k, v in message.items() if k not in ("role", "content")])
 
 
 class PrefixIndex:

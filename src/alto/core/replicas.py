@@ -32,7 +32,8 @@ from random import Random
 from ..errors import EngineError
 from .calls import Usage
 from .learning import Line, Mean
-from .peers import PeerLoad, ReplicaSummary, Told
+from .peer_load import PeerLoad, Told
+from .peers import ReplicaSummary
 from .pool_events import CacheFacts
 from .pool_limits import Limits as Limits
 from .prefix import matched_bytes

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import NewType, Protocol
 
+from .cost import cheapest
+
 CallId = NewType("CallId", int)
 ReplicaId = NewType("ReplicaId", int)
 """The place of a replica in its pool, from 0."""
@@ -139,10 +141,3 @@ def least(
     if len(candidates) == 1:
         return 0
     return cheapest([cost(candidate) for candidate in candidates], random, slack=slack)
-
-
-def cheapest(costs: Sequence[float], random: Random, *, slack: float = 0.0) -> int:
-    """The index of the lowest cost; one by lot among those at most `slack` above it."""
-    limit = min(costs) + slack
-    ties = [index for index, value in enumerate(costs) if value <= limit]
-    return ties[0] if len(ties) == 1 else ties[int(random.random() * len(ties))]

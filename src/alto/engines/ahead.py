@@ -19,7 +19,7 @@ from dataclasses import replace
 from ..core.calls import Call, Usage
 from ..core.pool import CallPool
 from ..core.pool_events import Event, Grew, Left, Warmed
-from ..core.prefix import read
+from ..core.prompt import read
 from ..core.scheduling import CallId, ReplicaId
 from .protocol import Replica
 

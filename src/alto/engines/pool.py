@@ -30,7 +30,7 @@ from ..core.pool_events import (
     Heard,
     Reported,
 )
-from ..core.prefix import read
+from ..core.prompt import read
 from ..core.rate import rate_of
 from ..core.replicas import Limits
 from ..core.resume import with_usage

@@ -29,7 +29,7 @@ from ..core.pool_events import (
     Warm,
     Woke,
 )
-from ..core.prefix import read
+from ..core.prompt import read
 from ..core.resume import can_resume, rest_of, spent
 from ..core.scheduling import CallId, ReplicaId
 from ..errors import AltoError, EngineError

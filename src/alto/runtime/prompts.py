@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from ..core.calls import Call, Message, is_message
-from ..core.prefix import read
+from ..core.prompt import read
 from ..errors import StageError
 from .readers import LiveStream
 

@@ -31,27 +31,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from ..scheduling import Candidate, Facts, cheapest, learn_nothing
+from ..cost import cheapest, costs
+from ..scheduling import Candidate, Facts, learn_nothing
 
 TIE_S = 0.002
-
-
-def costs(candidates: Sequence[Candidate], facts: Facts) -> list[float]:
-    """Seconds that the call needs at each replica, and takes from others there, each as far as a
-    request waits for it."""
-    prompt_tokens, output_tokens, weight = facts.prompt_tokens, facts.output_tokens, facts.weight
-    found: list[float] = []
-    for one in candidates:
-        prefill_s, others = one.prefill_s, one.weight
-        uncached = prompt_tokens - one.cached_tokens
-        reading = prefill_s * uncached
-        alone = prefill_s * one.prefill_tokens + reading + output_tokens * one.step_s
-        harm = others * (reading + output_tokens * one.step_rise_s)
-        total = weight * alone + harm
-        if uncached > one.free_tokens:
-            total += (others + weight) * (prefill_s * (uncached - one.free_tokens))
-        found.append(total)
-    return found
 
 
 class PromptAware:
