@@ -58,9 +58,10 @@ MODULES = (
     "engines/pool_reader.py",
     "runtime/reading.py",
 )
-"""What is compiled, below src/alto: what decides and reads text, and what is asked for the size of
-each item. What waits is left alone. Compiled coroutines gain little, an exception that is thrown
-into one loses its traceback, and async generators cannot be compiled at all."""
+"""What is compiled, below src/alto: what decides and reads text, what is asked for the size of each
+item, and what is done for a piece of text or a call without waiting. What waits is left alone.
+Compiled coroutines gain little, an exception that is thrown into one loses its traceback, and async
+generators cannot be compiled at all."""
 
 OPTIMISATION = "3"
 """Of the C compiler, `-O`."""

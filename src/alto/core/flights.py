@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass, field
 
 from .pool_events import Grew, Submitted
-from .prefix import Prompt
 from .replicas import Try
-from .scheduling import CallId, ReplicaId
+from .scheduling import ReplicaId
 
 
 @dataclass(slots=True)
@@ -31,52 +30,61 @@ class Growing:
     """Replicas on which a prewarm failed, as bits."""
 
 
-@dataclass(slots=True)
 class Flight:
     """A call that is not gone."""
 
-    call: CallId
-    prompt: Prompt
-    stage: str
-    deadline: float | None
-    max_tokens: int | None
-    request: Request
-    due: float
-    tries: list[Try] = field(default_factory=list)
-    waiting: bool = True
-    tried: int = 0
-    """Replicas on which it failed, as bits."""
-    failures: int = 0
-    turned_away: int = 0
-    busy_since: float = math.inf
-    """When it was first turned away."""
-    resumes: int = 0
-    home: ReplicaId | None = None
-    """Where its prompt was sent ahead."""
-    overtaken: int = 0
-    passed_at: float | None = None
-    """Since when it waits for a replica that knows its prompt though another would take it."""
-    leads: bool = False
-    """It is on the way to the first thing that its request shows."""
-
-
-def flight_of(event: Submitted, growing: Growing | None, request: Request, due: float) -> Flight:
-    """A call that was submitted, and what was known of it while it grew."""
-    flight = Flight(
-        event.call,
-        event.prompt,
-        event.stage,
-        event.deadline,
-        event.max_tokens,
-        request,
-        due,
+    __slots__ = (
+        "busy_since",
+        "call",
+        "deadline",
+        "due",
+        "failures",
+        "home",
+        "leads",
+        "max_tokens",
+        "overtaken",
+        "passed_at",
+        "prompt",
+        "request",
+        "resumes",
+        "stage",
+        "tried",
+        "tries",
+        "turned_away",
+        "waiting",
     )
-    if growing is not None:
-        flight.home, flight.tried = growing.home, growing.failed
-    flight.leads = event.leads
-    if event.avoid is not None:
-        flight.tried |= 1 << event.avoid
-    return flight
+
+    def __init__(
+        self, event: Submitted, growing: Growing | None, request: Request, due: float
+    ) -> None:
+        """`growing`: what was known of it before it was submitted."""
+        self.call = event.call
+        self.prompt = event.prompt
+        self.stage = event.stage
+        self.deadline = event.deadline
+        self.max_tokens = event.max_tokens
+        self.leads = event.leads
+        """It is on the way to the first thing that its request shows."""
+        self.request = request
+        self.due = due
+        self.tries: list[Try] = []
+        self.waiting = True
+        self.tried = 0
+        """Replicas on which it failed, as bits."""
+        self.failures = 0
+        self.turned_away = 0
+        self.busy_since = math.inf
+        """When it was first turned away."""
+        self.resumes = 0
+        self.home: ReplicaId | None = None
+        """Where its prompt was sent ahead."""
+        self.overtaken = 0
+        self.passed_at: float | None = None
+        """Since when it waits for a replica that knows its prompt though another would take it."""
+        if growing is not None:
+            self.home, self.tried = growing.home, growing.failed
+        if event.avoid is not None:
+            self.tried |= 1 << event.avoid
 
 
 @dataclass(slots=True)

@@ -48,7 +48,7 @@ from typing import Any
 from ..errors import AltoError, EngineError
 from .calls import Usage
 from .dark import Dark
-from .flights import Counts, Flight, Requests, flight_of
+from .flights import Counts, Flight, Requests
 from .learning import Texts, believable
 from .next_call import NextCall
 from .peers import Peers
@@ -185,7 +185,7 @@ class CallPool:
             self._readable.complained(event.avoid, self._random, now)
             self._dark.look(now)
         request.calls += 1
-        flight = flight_of(event, growing, request, due)
+        flight = Flight(event, growing, request, due)
         self._flights[event.call] = flight
         waiting.add(flight)
         if not waiting.queue and self._rate is None and not self._next.slotted:

@@ -58,28 +58,55 @@ STALE_S = 30.0
 """Idle for longer, half of what makes a replica look slow is forgotten in each such time."""
 
 
-@dataclass(slots=True)
 class Try:
     """One sending of a call to one replica."""
 
-    replica: ReplicaId
-    sent_at: float
-    prompt_tokens: float
-    uncached_tokens: float
-    ahead_tokens: float
-    """Tokens that waited there to be read, before it."""
-    sequences: float
-    """Calls that ran there, before it."""
-    promised_bytes: float
-    probe: bool
-    weight: float
-    slot: Slot | None = None
-    """Where its prompt is in the cache, if the replica has slots."""
-    reserved: Reserved | None = None
-    """Of the tokens per minute, where they are limited."""
-    area_at: float = 0.0
-    read_at: float = 0.0
-    began_at: float | None = None
+    __slots__ = (
+        "ahead_tokens",
+        "area_at",
+        "began_at",
+        "probe",
+        "promised_bytes",
+        "prompt_tokens",
+        "read_at",
+        "replica",
+        "reserved",
+        "sent_at",
+        "sequences",
+        "slot",
+        "uncached_tokens",
+        "weight",
+    )
+
+    def __init__(
+        self,
+        replica: ReplicaId,
+        sent_at: float,
+        prompt_tokens: float,
+        uncached_tokens: float,
+        ahead_tokens: float,
+        sequences: float,
+        promised_bytes: float,
+        probe: bool,
+        weight: float,
+    ) -> None:
+        """`ahead_tokens` waited there to be read, and `sequences` calls ran there, before it."""
+        self.replica = replica
+        self.sent_at = sent_at
+        self.prompt_tokens = prompt_tokens
+        self.uncached_tokens = uncached_tokens
+        self.ahead_tokens = ahead_tokens
+        self.sequences = sequences
+        self.promised_bytes = promised_bytes
+        self.probe = probe
+        self.weight = weight
+        self.slot: Slot | None = None
+        """Where its prompt is in the cache, if the replica has slots."""
+        self.reserved: Reserved | None = None
+        """Of the tokens per minute, where they are limited."""
+        self.area_at = 0.0
+        self.read_at = 0.0
+        self.began_at: float | None = None
 
 
 @dataclass(slots=True)

@@ -107,9 +107,11 @@ def spent(
         return usage
     if ids is not None:
         return Usage(len(ids.prompt), len(ids.answer), calls=1)
-    thought = [delta for delta in telling if delta.reasoning]
-    chars = sum(map(len, given)) + sum(len(delta.reasoning) for delta in thought)
-    pieces = len(given) - given.count("") + sum(1 for delta in thought if not delta)
+    chars, pieces = sum(map(len, given)), len(given) - given.count("")
+    for delta in telling:
+        if delta.reasoning:
+            chars += len(delta.reasoning)
+            pieces += 0 if delta else 1
     return Usage(
         prompt_tokens=round(prompt_tokens),
         completion_tokens=max(pieces, round(chars * tokens_per_char)),
@@ -124,8 +126,11 @@ def _telling(given: Sequence[str]) -> list[Delta]:
 
 def _told(given: Sequence[Delta]) -> Usage | None:
     """What the server said of the cost; counts of nothing are no answer."""
-    told = (delta.usage for delta in reversed(given) if delta.usage is not None)
-    return next((usage for usage in told if usage.total_tokens), None)
+    for delta in reversed(given):
+        usage = delta.usage
+        if usage is not None and usage.total_tokens:
+            return usage
+    return None
 
 
 def with_usage(delta: Delta, before: Usage) -> Delta:
