@@ -184,6 +184,8 @@ class Call:
     `answered_by` is filled in by an engine of several replicas: the name of the one that wrote the
     end of the answer. If that cannot be read, ask again with its name in `avoid`: then another
     answers if there is one, and a replica that nobody can read loses its calls.
+    `queued` is told 1 when the call begins to wait for a replica that has room, and -1 when it does
+    so no more.
     `untold` is filled in when the call is over: what it has cost, by estimate, beyond what its
     deltas have told, as where its reader left in mid-text. None: nothing.
     """
@@ -214,6 +216,7 @@ class Call:
     answered_by: str = ""
     avoid: str = ""
     prewarm: bool = False
+    queued: Callable[[int], None] | None = None
     untold: Usage | None = None
 
 
@@ -258,5 +261,6 @@ def asked(
     call.avoid = template.avoid
     call.prewarm = template.prewarm
     call.prompt_ids = template.prompt_ids
+    call.queued = template.queued
     call.untold = template.untold
     return call

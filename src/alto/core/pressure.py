@@ -8,6 +8,7 @@ reader has not passed yet. When nothing but paused producers could go on, the sm
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StageError
@@ -114,13 +115,15 @@ def unstall(execution: Execution, invocation: Invocation) -> None:
     invocation.stalled = None
 
 
-def grow(execution: Execution) -> None:
-    """Nothing can go on but producers that are paused: the smallest buffer grows (Parks 1995)."""
+def grow(execution: Execution, among: Sequence[Invocation] = ()) -> None:
+    """Nothing can go on but producers that are paused, or those `among` them: the smallest buffer
+    grows (Parks 1995)."""
     if any(invocation.state is State.READY for invocation in execution.ready):
         return
     if any(kind == "backoff" for _, _, kind, _ in execution._timers):
         return
-    smallest = min(execution.paused, key=lambda p: (p.scope.limit if p.scope else 0, p.use.index))
+    paused = among or execution.paused
+    smallest = min(paused, key=lambda p: (p.scope.limit if p.scope else 0, p.use.index))
     assert smallest.scope is not None
     if execution.bytes > execution.limits.request_bytes:
         over_limit(execution, smallest)

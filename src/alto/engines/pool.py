@@ -297,7 +297,15 @@ class Pool(Encodes):
             if reader.sends:
                 return
             reader.waiter = asyncio.get_running_loop().create_future()
-            await reader.waiter
+            queued = reader.call.queued
+            if queued is None:
+                await reader.waiter
+                continue
+            queued(1)
+            try:
+                await reader.waiter
+            finally:
+                queued(-1)
 
     def _pieces(self, reader: PoolReader, replica: ReplicaId) -> AsyncGenerator[Delta, None]:
         inner = self.replicas[replica].stream(reader.asked)

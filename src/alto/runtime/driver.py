@@ -119,6 +119,8 @@ class Run:
         self.granted: deque[tuple[Invocation, Place]] = deque()
         self.waits: dict[Places, int] = {}  # where attempts wait for a place, and how many
         self.lent: dict[Invocation, Place] = {}  # by attempts at rest, to others
+        self.calling: list[Invocation] = []  # by whose own calls an engine writes
+        self.queued = 0  # calls that wait in a pool for a replica with room
         self.on_stop: dict[Invocation, list[Callable[[], object]]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.events: deque[Event] = deque()
@@ -190,7 +192,7 @@ class Run:
             self.failed(error)
         if execution.ready or self.granted:
             self.schedule()
-        elif self.waits:
+        elif self.waits or self.queued:
             self.rested()
         if execution._timers:
             self.arm()
@@ -320,7 +322,7 @@ class Run:
         """Wait until a paused producer may go on; False if its attempt is over."""
         if invocation.state is State.RUNNING and invocation.paused:
             gate = self._gates[invocation] = self.loop.create_future()
-            if self.waits:
+            if self.waits or self.queued:
                 self.rested()
             await gate
             if self.lent:
@@ -388,29 +390,25 @@ class Run:
         else:
             self.waits.pop(wanted, None)
 
-    def at_rest(self) -> bool:
-        """Whether, as far as numbers tell, nothing of this request goes on before an attempt of it
-        gets a place."""
-        execution = self.execution
-        return (
-            bool(self.waits)
-            and not self.granted
-            and not execution.ready
-            and execution.client_room
-            and execution.running <= execution.idle + sum(self.waits.values())
-        )
+    def queue(self, more: int) -> None:
+        """So many more calls of this request wait in a pool for a replica with room."""
+        self.queued += more
+        if more > 0:
+            self.rested()
 
     def rested(self) -> None:
         """Something has come to rest: see, once the loop comes by, whether anybody waits in a
         circle."""
-        if not self._resting and self.at_rest():
+        if not self._resting and (places.at_rest(self) or places.queues(self)):
             self._resting = True
             self.loop.call_soon(self.safely, self._unlock)
 
     def _unlock(self) -> None:
         self._resting = False
-        if self.at_rest():
+        if places.at_rest(self):
             places.unlock(self)
+        elif places.queues(self):
+            places.make_room(self)
 
     def take_back(self, invocation: Invocation, then: Callable[[], None]) -> bool:
         """An attempt that has lent its place goes on; False: not before `then` is called."""
@@ -486,7 +484,7 @@ class Run:
             count += 1
             if count % YIELD_EVERY == 0 and (ready or granted):
                 await asyncio.sleep(0)
-        if self.waits:
+        if self.waits or self.queued:
             self.rested()
 
     def _next(self) -> Invocation | None:

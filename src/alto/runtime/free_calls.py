@@ -206,6 +206,7 @@ async def _read(
         stream = engine.stream(call)
     else:
         stream = spending.stream(run, invocation, engine, call)
+    run.calling.append(invocation)
     try:
         async with aclosing(stream) as deltas:
             async for delta in deltas:
@@ -216,6 +217,7 @@ async def _read(
         call.untold = call.untold or failure.usage
         raise
     finally:
+        run.calling.remove(invocation)
         if call.untold is not None:
             run.usage = run.usage + call.untold
 
@@ -229,6 +231,7 @@ def _asked_by(run: Run, invocation: Invocation, call: AnyCall) -> AnyCall:
     call.deadline = run.deadline
     call.priority = run.priority
     call.leads = run.execution.leads(invocation)
+    call.queued = run.queue
     return call
 
 

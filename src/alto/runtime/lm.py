@@ -138,7 +138,9 @@ def _call(
     if unit.template is None:
         unit.template = _template(run, unit)
     who = (invocation.path, run.id, invocation.attempt, run.deadline)
-    return asked(unit.template, messages, arguments, *who)
+    call = asked(unit.template, messages, arguments, *who)
+    call.queued = run.queue
+    return call
 
 
 def _template(run: Run, unit: Unit) -> Call:

@@ -14,6 +14,10 @@ code steps aside: the next in the queue has its place, and it goes on when it ha
 time more attempts *run* than there are places. Where nobody waits in a circle nothing is lent. If
 no place can be lent (a blocking generator works ahead even when it is paused), a buffer grows.
 
+Places at replicas can be waited for in a circle too: an LM stage that is paused because its reader
+is not there yet has its call under way, and the reader may wait for a call that waits in the pool
+for room. Those calls are then read to their end.
+
 Always true:
     P1  a place is given back once, when the code that used it has ended
     P2  `busy` counts the places that are held and not lent
@@ -30,6 +34,7 @@ from typing import TYPE_CHECKING
 
 from ..core import interest, pressure
 from ..core.execution import Invocation, State
+from ..stages import LM
 
 if TYPE_CHECKING:
     from .driver import Run
@@ -171,6 +176,19 @@ class Places:
         self.returning = deque(entry for entry in self.returning if entry[0].run is not run)
 
 
+def at_rest(run: Run) -> bool:
+    """Whether, as far as numbers tell, nothing of a request goes on before an attempt of it gets a
+    place."""
+    execution = run.execution
+    return (
+        bool(run.waits)
+        and not run.granted
+        and not execution.ready
+        and execution.client_room
+        and execution.running <= execution.idle + sum(run.waits.values())
+    )
+
+
 def unlock(run: Run) -> None:
     """`run` is at rest and waits for places: if it waits in a circle, have a place lent."""
     runs, wanted = [run], []
@@ -184,7 +202,7 @@ def unlock(run: Run) -> None:
                 if holder is None or invocation is None or invocation.state is not State.RUNNING:
                     return  # a batch, or a thread that outlives its attempt: it will end
                 if holder not in runs:
-                    if not holder.at_rest():
+                    if not at_rest(holder):
                         return
                     runs.append(holder)
     if not all(_surely_at_rest(run) for run in runs):
@@ -201,8 +219,37 @@ def unlock(run: Run) -> None:
             return
 
 
+def queues(run: Run) -> bool:
+    """Whether, as far as numbers tell, nothing of a request goes on before a call of it has room at
+    a replica, while attempts of it are paused: their calls may be what takes the room."""
+    execution = run.execution
+    return (
+        run.queued > 0
+        and bool(execution.paused)
+        and not run.granted
+        and not execution.ready
+        and execution.client_room
+        and execution.running <= execution.idle + run.queued + sum(run.waits.values())
+    )
+
+
+def make_room(run: Run) -> None:
+    """`run` waits for replicas, perhaps in a circle: have a call that is paused written to its end.
+    Only those may run further ahead, and no other producer: an answer has an end, and a wait for
+    replicas that others keep busy is no reason to hold more."""
+    writing = [one for one in run.execution.paused if _writes(run, one)]
+    if writing:
+        pressure.grow(run.execution, writing)
+        run.pump()
+
+
+def _writes(run: Run, invocation: Invocation) -> bool:
+    unit = run.units[invocation.use.index]
+    return invocation in run.calling or (unit is not None and isinstance(unit.stage, LM))
+
+
 def _surely_at_rest(run: Run) -> bool:
-    """`Run.at_rest` goes by numbers; this looks at every attempt."""
+    """`at_rest` goes by numbers; this looks at every attempt."""
     waiting: set[Invocation] = set()
     for places in run.waits:
         waiting.update(invocation for other, invocation in places.queue if other is run)
