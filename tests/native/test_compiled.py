@@ -11,13 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from alto.cli import form
-
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 import native  # noqa: E402
-
-pytestmark = pytest.mark.skipif(form() == "interpreted", reason="this run is interpreted")
 
 REPORTS = """
 import json
