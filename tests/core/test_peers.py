@@ -10,13 +10,14 @@ import msgspec
 import pytest
 
 from alto.core.calls import Usage
+from alto.core.cost import Place
 from alto.core.peer_load import BLOCKS_TOLD_MAX, Told
 from alto.core.peers import ReplicaSummary, Summary
 from alto.core.pool import CallPool
 from alto.core.pool_events import Action, Began, Ended, Heard, Reported, Send, Submitted, Woke
 from alto.core.prefix import PrefixIndex, Prompt, chain
-from alto.core.replicas import Limits, candidates_of
-from alto.core.scheduling import CallId, Candidate, ReplicaId
+from alto.core.replicas import Limits, places_of
+from alto.core.scheduling import CallId, ReplicaId
 
 SMALL = Prompt((), 400)
 LETTER = chain(b"a" * 4000)
@@ -56,16 +57,16 @@ def sent(actions: list[Action]) -> list[int]:
     return [action.replica for action in actions if isinstance(action, Send)]
 
 
-def seen(core: CallPool) -> list[Candidate]:
-    return candidates_of(core.replicas, (), 0.25)
+def seen(core: CallPool) -> list[Place]:
+    return places_of(core.replicas, (), 0.25)
 
 
 def test_calls_of_others_count_as_load() -> None:
     core = pool()
     hear(core, on("r0", 3, weight=2.0, prefill_tokens=500.0))
     first, second = seen(core)
-    assert (first.sequences, first.weight, first.prefill_tokens) == (3, 2.0, 500.0)
-    assert (second.sequences, second.weight, second.prefill_tokens) == (0, 0.0, 0.0)
+    assert (first.running, first.weight, first.prefill_tokens) == (3, 2.0, 500.0)
+    assert (second.running, second.weight, second.prefill_tokens) == (0, 0.0, 0.0)
     assert first.step_s > second.step_s
     assert submit(core, 1, 2, 3) == [1, 1, 1]
 
@@ -74,7 +75,7 @@ def test_several_others_add_up() -> None:
     core = pool()
     hear(core, on("r0", 3), peer="b")
     hear(core, on("r0", 2), on("r1", 4), peer="c")
-    assert [each.sequences for each in seen(core)] == [5, 4]
+    assert [each.running for each in seen(core)] == [5, 4]
 
 
 def test_of_a_change_only_a_part_is_believed_at_a_time() -> None:
@@ -149,7 +150,7 @@ def test_what_was_overtaken_by_news_is_dropped() -> None:
     hear(core, on("r0", 2), number=7)
     hear(core, on("r0", 50), number=6, now=0.5)
     hear(core, on("r0", 50), number=7, now=0.5)
-    assert seen(core)[0].sequences == 2
+    assert seen(core)[0].running == 2
     assert core.wake_at() == core.limits.peer_silence_s
 
 
@@ -157,7 +158,7 @@ def test_of_too_many_others_the_longest_unheard_is_forgotten() -> None:
     core = pool(peers_max=2)
     for at, peer in enumerate("bcd"):
         hear(core, on("r0", 10**at), peer=peer, now=float(at))
-    assert seen(core)[0].sequences == 110
+    assert seen(core)[0].running == 110
 
 
 @pytest.mark.parametrize("lie", [math.nan, math.inf, -math.inf, -5.0, 1e300])
@@ -167,7 +168,7 @@ def test_a_lie_cannot_break_the_books(lie: float) -> None:
     for number in (1, 2):
         hear(core, said, on("no such replica", 9), number=number, demand=lie)
     for each in seen(core):
-        assert 0 <= each.sequences <= 1e9
+        assert 0 <= each.running <= 1e9
         assert 0 <= each.weight <= 1e9
         assert 0 <= each.prefill_tokens <= 1e9
         assert math.isfinite(each.step_s)
@@ -181,7 +182,7 @@ def test_the_engines_metrics_count_nobody_twice() -> None:
     hear(core, on("r0", 3))
     core.handle(Reported(ReplicaId(0), running=6, waiting=0), 1.0)
     assert core.replicas[0].others == 2  # 6, less one of its own and the three that were told
-    assert seen(core)[0].sequences == 6
+    assert seen(core)[0].running == 6
     core.handle(Reported(ReplicaId(0), running=2, waiting=0), 2.0)
     assert core.replicas[0].others == 0
 

@@ -1,13 +1,16 @@
-"""A driver may tell a pool of most calls without events: what comes of it is the same."""
+"""What is done for most calls on a shorter way comes to the same: a driver may tell a pool of them
+without events, and a pool does not ask the policy that it has unless told otherwise."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
 import pytest
 
 from alto.core.calls import Usage
+from alto.core.policies.prompt_aware import PromptAware
 from alto.core.pool import CallPool
 from alto.core.pool_events import (
     Action,
@@ -18,6 +21,7 @@ from alto.core.pool_events import (
     Event,
     Left,
     Refuse,
+    Reported,
     Send,
     Submitted,
     Woke,
@@ -25,7 +29,7 @@ from alto.core.pool_events import (
 from alto.core.prefix import Prompt, chain
 from alto.core.rate import rate_of
 from alto.core.replicas import Limits
-from alto.core.scheduling import CallId, ReplicaId
+from alto.core.scheduling import CallId, Candidate, Facts, ReplicaId, learn_nothing
 from alto.errors import EngineError
 
 
@@ -48,16 +52,18 @@ def directly(core: CallPool, event: Event, now: float) -> list[Action]:
     return actions + core.settle(now) if core.unsettled else actions
 
 
-def story(tell: Any, options: dict[str, Any], seed: int) -> list[str]:
+def story(tell: Any, options: dict[str, Any], seed: int, gap_s: float = 0.05) -> list[str]:
     """The actions of a pool in a life of chance, one by one, in words."""
     luck = Random(seed)
-    limits = Limits(sequences_start=2, waiting_max=12, prefill_tokens_min=300, open_s=0.3)
+    limits = Limits(
+        sequences_start=2, waiting_max=12, prefill_tokens_min=300, open_s=0.3, cache_tokens=900
+    )
     core = CallPool("chat", ["a", "b", "c"], random=Random(seed), limits=limits, **options)
     writing: dict[tuple[CallId, ReplicaId], bool] = {}
     told: list[str] = []
     now, number = 0.0, 0
     for _ in range(300):
-        now += luck.expovariate(20.0)
+        now += luck.expovariate(1 / gap_s)
         event: Event
         lot = luck.random()
         if not writing or lot < 0.4:
@@ -73,8 +79,10 @@ def story(tell: Any, options: dict[str, Any], seed: int) -> list[str]:
                 luck.choice([None, None, None, ReplicaId(1)]),
                 luck.choice([0, 0, 1]),
             )
-        elif lot < 0.45:
+        elif lot < 0.43:
             event = Woke()
+        elif lot < 0.45:
+            event = Reported(ReplicaId(luck.randrange(3)), luck.randrange(4), 0)
         else:
             call, replica = luck.choice(sorted(writing))
             began = writing[call, replica]
@@ -117,3 +125,42 @@ def test_without_events_the_same_is_decided(options: dict[str, Any], seed: int) 
     told = story(by_events, made(), seed)
     assert told == story(directly, made(), seed)
     assert any("Send" in actions for actions in told)
+
+
+class Asked:
+    """The pool's own policy behind a class that it does not know."""
+
+    def __init__(self) -> None:
+        self.inner = PromptAware()
+        self.shown: list[float] = []
+
+    def choose(
+        self, candidates: Sequence[Candidate], facts: Facts, now: float, random: Random
+    ) -> int:
+        for one in candidates:
+            self.shown += (one.prefill_tokens, one.cached_tokens, one.weight, one.sequences)
+        return self.inner.choose(candidates, facts, now, random)
+
+    observe = learn_nothing
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("gap_s", [0.05, 5.0], ids=["busy", "idle for long"])
+def test_the_pools_own_policy_decides_as_if_it_were_asked(gap_s: float, seed: int) -> None:
+    policy = Asked()
+    told = story(by_events, {"policy": policy}, seed, gap_s)
+    assert told == story(by_events, {"policy": "prompt-aware"}, seed, gap_s)
+    assert told == story(by_events, {"policy": PromptAware()}, seed, gap_s)
+    assert any(policy.shown)
+
+
+def test_a_policy_that_derives_from_the_pools_own_is_asked() -> None:
+    class Last(PromptAware):
+        def choose(
+            self, candidates: Sequence[Candidate], facts: Facts, now: float, random: Random
+        ) -> int:
+            return len(candidates) - 1
+
+    core = CallPool("chat", ["a", "b", "c"], policy=Last(), random=Random(1))
+    call = CallId(1)
+    assert core.handle(Submitted(call, Prompt((), 40)), 0.0) == [Send(call, ReplicaId(2))]

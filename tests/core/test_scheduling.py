@@ -10,6 +10,7 @@ import pytest
 from alto.core.cost import costs
 from alto.core.learning import DURATION_S_PRIOR, OUTPUT_TOKENS_PRIOR, Line, Mean, Texts
 from alto.core.policies import NAMED, resolve
+from alto.core.policies.prompt_aware import need_of, place_of
 from alto.core.scheduling import Candidate, Facts, Finished, Placed, Policy, ReplicaId, needs_prefix
 from alto.errors import ConfigError
 
@@ -172,7 +173,7 @@ def test_one_of_a_crowd_leaves_the_fast_replica_to_calls_that_are_waited_for() -
 def test_the_cost_of_the_worked_example_in_the_docs() -> None:
     warm = candidate(0, sequences=6, cached=1500, prefill=500, step_s=0.0094)
     cold = candidate(1, sequences=2, step_s=0.0098)
-    of_warm, of_cold = costs([warm, cold], FACTS)
+    of_warm, of_cold = costs([place_of(warm), place_of(cold)], need_of(FACTS))
     assert of_warm == pytest.approx(0.05 + 0.05 + 1.0 + 6 * (0.05 + 0.01))
     assert of_cold == pytest.approx(0.0 + 0.2 + 1.0 + 2 * (0.2 + 0.01))
     assert of_warm < of_cold

@@ -1,21 +1,83 @@
-"""What a call costs at each replica (see `policies.prompt_aware`), and which is the cheapest."""
+"""What a call costs at each replica (see `policies.prompt_aware`), and which is the cheapest.
+
+Here are the numbers of a choice alone, in classes of their own that are compiled: what a policy of
+somebody else is shown (`scheduling.Candidate` and `Facts`) is filled from them, and the pool's own
+policy needs no more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from random import Random
-from typing import TYPE_CHECKING
+from typing import Final
 
-if TYPE_CHECKING:
-    from .scheduling import Candidate, Facts
+TIE_S: Final = 0.002
+"""Places that cost so little more than the cheapest are as good."""
 
 
-def costs(candidates: Sequence[Candidate], facts: Facts) -> list[float]:
-    """Seconds that the call needs at each replica, and takes from others there, each as far as a
+class Place:
+    """A replica as it stands for one choice; see `scheduling.Candidate`."""
+
+    __slots__ = (
+        "cached_tokens",
+        "free_tokens",
+        "prefill_s",
+        "prefill_tokens",
+        "running",
+        "step_rise_s",
+        "step_s",
+        "weight",
+    )
+
+    def __init__(
+        self,
+        running: float = 0.0,
+        prefill_tokens: float = 0.0,
+        cached_tokens: float = 0.0,
+        free_tokens: float = 0.0,
+        prefill_s: float = 0.0,
+        step_s: float = 0.0,
+        step_rise_s: float = 0.0,
+        weight: float = 0.0,
+    ) -> None:
+        self.running = running
+        """Calls there; a part of one, where other pools are believed by parts."""
+        self.prefill_tokens = prefill_tokens
+        self.cached_tokens = cached_tokens
+        self.free_tokens = free_tokens
+        self.prefill_s = prefill_s
+        self.step_s = step_s
+        self.step_rise_s = step_rise_s
+        self.weight = weight
+
+
+class Need:
+    """What is known of a call before it runs; see `scheduling.Facts`."""
+
+    __slots__ = ("deadline", "output_tokens", "prompt_tokens", "stage", "waited_s", "weight")
+
+    def __init__(
+        self,
+        stage: str,
+        prompt_tokens: float,
+        output_tokens: float,
+        deadline: float | None,
+        waited_s: float,
+        weight: float,
+    ) -> None:
+        self.stage = stage
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.deadline = deadline
+        self.waited_s = waited_s
+        self.weight = weight
+
+
+def costs(places: list[Place], need: Need) -> list[float]:
+    """Seconds that the call needs at each place, and takes from others there, each as far as a
     request waits for it."""
-    prompt_tokens, output_tokens, weight = facts.prompt_tokens, facts.output_tokens, facts.weight
+    prompt_tokens, output_tokens, weight = need.prompt_tokens, need.output_tokens, need.weight
     found: list[float] = []
-    for one in candidates:
+    for one in places:
         prefill_s, others = one.prefill_s, one.weight
         uncached = prompt_tokens - one.cached_tokens
         reading = prefill_s * uncached
@@ -28,8 +90,19 @@ def costs(candidates: Sequence[Candidate], facts: Facts) -> list[float]:
     return found
 
 
-def cheapest(costs: Sequence[float], random: Random, *, slack: float = 0.0) -> int:
+def cheapest_place(places: list[Place], need: Need, random: Random) -> int:
+    """The index of the place where the call costs least, by lot among those nearly as cheap."""
+    if len(places) == 1:
+        return 0
+    return cheapest(costs(places, need), random, slack=TIE_S)
+
+
+def cheapest(costs: list[float], random: Random, *, slack: float = 0.0) -> int:
     """The index of the lowest cost; one by lot among those at most `slack` above it."""
-    limit = min(costs) + slack
+    lowest = costs[0]
+    for value in costs:
+        if value < lowest:
+            lowest = value
+    limit = lowest + slack
     ties = [index for index, value in enumerate(costs) if value <= limit]
     return ties[0] if len(ties) == 1 else ties[int(random.random() * len(ties))]

@@ -34,6 +34,8 @@ class Flight:
     """A call that is not gone."""
 
     __slots__ = (
+        "beside",
+        "blocks",
         "busy_since",
         "call",
         "deadline",
@@ -44,12 +46,12 @@ class Flight:
         "max_tokens",
         "overtaken",
         "passed_at",
-        "prompt",
         "request",
         "resumes",
+        "sent",
+        "size",
         "stage",
         "tried",
-        "tries",
         "turned_away",
         "waiting",
     )
@@ -59,7 +61,9 @@ class Flight:
     ) -> None:
         """`growing`: what was known of it before it was submitted."""
         self.call = event.call
-        self.prompt = event.prompt
+        self.blocks = event.prompt.blocks
+        self.size = event.prompt.size
+        """Bytes of its prompt."""
         self.stage = event.stage
         self.deadline = event.deadline
         self.max_tokens = event.max_tokens
@@ -67,7 +71,10 @@ class Flight:
         """It is on the way to the first thing that its request shows."""
         self.request = request
         self.due = due
-        self.tries: list[Try] = []
+        self.sent: Try | None = None
+        """The try under way,"""
+        self.beside: Try | None = None
+        """and the one that races with it, while it is hedged."""
         self.waiting = True
         self.tried = 0
         """Replicas on which it failed, as bits."""
@@ -85,6 +92,34 @@ class Flight:
             self.home, self.tried = growing.home, growing.failed
         if event.avoid is not None:
             self.tried |= 1 << event.avoid
+
+    @property
+    def tries(self) -> tuple[Try, ...]:
+        """All that are under way, in the order of their sending."""
+        if self.sent is None:
+            return ()
+        return (self.sent,) if self.beside is None else (self.sent, self.beside)
+
+    def on(self, replica: ReplicaId) -> Try | None:
+        """The try under way on that replica."""
+        sent = self.sent
+        if sent is not None and sent.replica == replica:
+            return sent
+        sent = self.beside
+        return sent if sent is not None and sent.replica == replica else None
+
+    def add(self, sent: Try) -> None:
+        """Another try is under way."""
+        if self.sent is None:
+            self.sent = sent
+        else:
+            self.beside = sent
+
+    def remove(self, sent: Try) -> None:
+        """One is over."""
+        if sent is self.sent:
+            self.sent = self.beside
+        self.beside = None
 
 
 @dataclass(slots=True)

@@ -49,7 +49,7 @@ class NextCall:
         until: list[float] = []
 
         def knows(flight: Flight) -> bool:
-            blocks, size = flight.prompt.blocks, flight.prompt.size
+            blocks, size = flight.blocks, flight.size
             if self.slotted:
                 return any(one.takes_warm(blocks, size, now) for one in self._replicas)
             return any(one.knows(blocks, size) for one in free)
@@ -68,7 +68,7 @@ class NextCall:
 
     def _patience_s(self, flight: Flight, tokens_per_byte: float, now: float) -> float:
         """How long it may wait for a replica on which it has not failed."""
-        blocks, size = flight.prompt.blocks, flight.prompt.size
+        blocks, size = flight.blocks, flight.size
         tokens = size * tokens_per_byte
         untried = (one for one in self._replicas if not flight.tried >> one.replica & 1)
         waits = (one.worth_waiting_s(blocks, size, tokens, now) for one in untried)

@@ -47,6 +47,7 @@ from typing import Any
 
 from ..errors import AltoError, EngineError
 from .calls import Usage
+from .cost import Need
 from .dark import Dark
 from .flights import Counts, Flight, Requests
 from .learning import Texts, believable
@@ -76,7 +77,7 @@ from .rate import Rate
 from .readable import Readable
 from .refusals import Refusals, is_busy, is_of_the_server, no_replicas
 from .replicas import Limits, ReplicaState, Speed, Try
-from .scheduling import CallId, Facts, Policy, ReplicaId, needs_prefix
+from .scheduling import CallId, Policy, ReplicaId, needs_prefix
 from .waiting import Waiting
 from .where import Where
 
@@ -204,7 +205,7 @@ class CallPool:
         self.replicas[replica].begin(sent, now)
         if sent.probe:
             self._dark.lit()
-        if len(flight.tries) > 1:
+        if flight.beside is not None:
             self._drop_others(flight, sent, now)
 
     def ended(
@@ -216,23 +217,19 @@ class CallPool:
         if flight is None or sent is None:
             return
         self._remove(flight)
-        usage, texts, state = (
-            believable(usage, flight.prompt.size),
-            self.texts,
-            self.replicas[replica],
-        )
+        usage, texts, state = believable(usage, flight.size), self.texts, self.replicas[replica]
         tokens = texts.written(chars, usage)
         state.finish(sent, tokens, usage, now)
         if self._rate is not None:
-            read = texts.read(flight.prompt.size, usage)
+            read = texts.read(flight.size, usage)
             self._rate.settle(sent.reserved, read + tokens, now)
         if self._readable.counts:
             self._readable.answered(replica)
         self._end_try(flight, sent, now)
-        if flight.tries:
+        if flight.sent is not None:
             self._drop_others(flight, sent, now)
         if usage is not None:
-            texts.told(usage, flight.prompt.size, chars)
+            texts.told(usage, flight.size, chars)
             per_byte = texts.tokens_per_byte.value
             state.cache.answered(sent.promised_bytes, usage, per_byte, sent.sent_at, now)
         if not flight.resumes:
@@ -277,7 +274,7 @@ class CallPool:
         waiting = 0
         counts = [0] * len(self.replicas)
         for flight in self._flights.values():
-            assert flight.waiting == (not flight.tries), flight
+            assert flight.waiting == (flight.sent is None), flight
             waiting += flight.waiting
             for sent in flight.tries:
                 counts[sent.replica] += 1
@@ -326,7 +323,7 @@ class CallPool:
         if self._rate is not None and not began:
             self._rate.settle(sent.reserved, 0, now)
         self._end_try(flight, sent, now)
-        if flight.tries:
+        if flight.sent is not None:
             return  # the other of a hedged pair goes on
         if not retryable or (began and event.rest is None):
             said_before = flight.failures and is_of_the_server(error)
@@ -343,7 +340,7 @@ class CallPool:
             self.ahead.taken(event.call, now)
         flight = self._flights.get(event.call)
         if flight is not None:
-            for sent in tuple(flight.tries):
+            for sent in flight.tries:
                 self._end_try(flight, sent, now)
             self._forget(flight)
 
@@ -355,7 +352,7 @@ class CallPool:
             for flight in self._flights.values():
                 for sent in flight.tries:
                     if sent.replica == event.replica:
-                        sent.slot = replica.cache.add(flight.prompt.blocks)
+                        sent.slot = replica.cache.add(flight.blocks)
 
     def _allowed(self, event: Allowed, now: float) -> None:
         if self._rate is not None:
@@ -420,17 +417,15 @@ class CallPool:
 
     def _cost(self, flight: Flight) -> float:
         """The tokens to reserve for a call."""
-        return self.texts.cost_max(flight.prompt.size, flight.stage, flight.max_tokens)
+        return self.texts.cost_max(flight.size, flight.stage, flight.max_tokens)
 
     def _send(self, flight: Flight, free: list[ReplicaState], now: float) -> ReplicaId | None:
         """Let the policy choose among replicas that take calls, and those that take this one. None:
         the policy failed, and the call with it."""
-        if len(free) < len(self.replicas) and flight.prompt.blocks:
-            prompt = flight.prompt
+        blocks, size = flight.blocks, flight.size
+        if len(free) < len(self.replicas) and blocks:
             free = [
-                one
-                for one in self.replicas
-                if one in free or one.takes_warm(prompt.blocks, prompt.size, now)
+                one for one in self.replicas if one in free or one.takes_warm(blocks, size, now)
             ]
         if flight.home is not None:
             free = follow(flight.home, free)
@@ -442,10 +437,9 @@ class CallPool:
     def _place(self, flight: Flight, free: Sequence[ReplicaState], now: float) -> ReplicaId | None:
         """Let the policy choose among these replicas. None: it failed, and the call with it."""
         per_byte = self.texts.tokens_per_byte.value
-        blocks = flight.prompt.blocks
-        facts = Facts(
+        need = Need(
             flight.stage,
-            flight.prompt.size * per_byte,
+            flight.size * per_byte,
             self.texts.expected_tokens(flight.stage, flight.max_tokens),
             flight.deadline,
             now - flight.request.since,
@@ -453,15 +447,15 @@ class CallPool:
         )
         verb = "choose"
         try:
-            replica, cached = self._where.choose(blocks, facts, free, now)
+            replica, cached = self._where.choose(flight.blocks, need, free, now)
             verb = "observe"
-            self._where.placed(replica.replica, facts, now)
+            self._where.placed(replica.replica, need, now)
         except Exception as error:
-            if not flight.tries:
+            if flight.sent is None:
                 self._give_up(flight, self._refusals.policy(verb, self.policy, error))
             return None
-        sent = replica.send(blocks, facts, cached, per_byte, now)
-        flight.tries.append(sent)
+        sent = replica.send(flight.blocks, need, cached, per_byte, now)
+        flight.add(sent)
         if self._rate is not None:
             sent.reserved = self._rate.reserve(self._cost(flight), now)
         if flight.waiting:
@@ -473,9 +467,9 @@ class CallPool:
     def _hedge(self, call: CallId, replica: ReplicaId, now: float) -> None:
         """Nothing came yet: let a second replica race with the first, if hedges are few."""
         flight = self._flights.get(call)
-        if flight is None or len(flight.tries) != 1:
+        sent = flight.sent if flight is not None else None
+        if flight is None or sent is None or flight.beside is not None:
             return
-        sent = flight.tries[0]
         under_way = len(self._flights) - self.waiting
         if (
             sent.replica != replica
@@ -501,7 +495,8 @@ class CallPool:
         if flight.resumes > self.limits.resumes_max:
             self._give_up(flight, self._nobody(flight, event.error))
             return
-        flight.prompt, flight.max_tokens = event.rest, event.rest_tokens
+        flight.blocks, flight.size = event.rest.blocks, event.rest.size
+        flight.max_tokens = event.rest_tokens
         flight.tried, flight.failures = 1 << event.replica, 0
         self._waiting.add(flight)
         self._enqueue(flight, now)
@@ -570,21 +565,17 @@ class CallPool:
     def _find(self, call: CallId, replica: ReplicaId) -> tuple[Flight | None, Try | None]:
         """The try that is spoken of; none if the call is gone or the try was dropped."""
         flight = self._flights.get(call)
-        if flight is not None:
-            for sent in flight.tries:
-                if sent.replica == replica:
-                    return flight, sent
-        return None, None
+        return flight, None if flight is None else flight.on(replica)
 
     def _end_try(self, flight: Flight, sent: Try, now: float) -> None:
-        if len(flight.tries) == 2:
+        if flight.beside is not None:
             self._hedged -= 1
-        flight.tries.remove(sent)
+        flight.remove(sent)
         self.replicas[sent.replica].leave(sent, now)
 
     def _drop_others(self, flight: Flight, winner: Try, now: float) -> None:
         """One of a hedged pair is ahead; the other has lost."""
-        for sent in tuple(flight.tries):
+        for sent in flight.tries:
             if sent is not winner:
                 self._end_try(flight, sent, now)
                 self._actions.append(Drop(flight.call, sent.replica))

@@ -48,12 +48,16 @@ ENDS: tuple[int, ...] = tuple(_ends())
 _SIZES = tuple(end - start for start, end in zip((0, *ENDS), ENDS, strict=False))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)  # one is made for every call, and an own __init__ is compiled
 class Prompt:
     """A prompt as far as placing it goes: its chain of block hashes and its length in bytes."""
 
-    blocks: tuple[int, ...] = ()
-    size: int = 0
+    blocks: tuple[int, ...]
+    size: int
+
+    def __init__(self, blocks: tuple[int, ...] = (), size: int = 0) -> None:
+        self.blocks = blocks
+        self.size = size
 
 
 def chain(data: bytes) -> tuple[int, ...]:

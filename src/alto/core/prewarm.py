@@ -31,11 +31,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from .cost import Need
 from .flights import Growing, Requests
 from .learning import Texts, believable
 from .pool_events import Drop, Grew, Warm, Warmed
 from .replicas import Limits, ReplicaState, Try
-from .scheduling import CallId, Facts, ReplicaId
+from .scheduling import CallId, ReplicaId
 
 SWAMPED_RATIO = 1.5
 """A call follows its prompt unless that replica has more than so many times the calls of the least
@@ -43,8 +44,8 @@ busy one,"""
 SWAMPED_CALLS = 4
 """and more than so many above it."""
 
-Choose = Callable[[Sequence[int], Facts, Sequence[ReplicaState], float], tuple[ReplicaState, float]]
-"""Blocks, facts, replicas, now: which one, and how many tokens it has. May raise."""
+Choose = Callable[[Sequence[int], Need, Sequence[ReplicaState], float], tuple[ReplicaState, float]]
+"""Blocks, need, replicas, now: which one, and how many tokens it has. May raise."""
 
 
 @dataclass(slots=True)
@@ -146,39 +147,39 @@ class Prewarming:
             idle = [one for one in idle if one.replica == growing.home]
         else:
             idle = [one for one in idle if not growing.failed >> one.replica & 1]
-        facts = self._facts(told, now)
-        idle = [one for one in idle if one.weight + one.others <= facts.weight]
+        need = self._need(told, now)
+        idle = [one for one in idle if one.weight + one.others <= need.weight]
         if not idle:
             return []
         del self.pending[told.call]
-        actions = self._warm(growing, facts, idle, now)
+        actions = self._warm(growing, need, idle, now)
         if not actions and told.alone:
             del self.calls[told.call]
         return actions
 
     def _warm(
-        self, growing: Growing, facts: Facts, idle: Sequence[ReplicaState], now: float
+        self, growing: Growing, need: Need, idle: Sequence[ReplicaState], now: float
     ) -> list[Warm]:
         """Let one of these replicas read, if that teaches it enough."""
         told = growing.told
         try:
-            replica, cached = self.choose(told.prompt.blocks, facts, idle, now)
+            replica, cached = self.choose(told.prompt.blocks, need, idle, now)
         except Exception:
             return []  # the call itself will tell
         per_byte = self.texts.tokens_per_byte.value
         if growing.home is not None:
             cached = max(cached, growing.known * per_byte)
-        if facts.prompt_tokens - cached < self.limits.prewarm_tokens_min:
+        if need.prompt_tokens - cached < self.limits.prewarm_tokens_min:
             return []
-        facts.weight = 0.0  # nobody waits for it
-        growing.sent = replica.send(told.prompt.blocks, facts, cached, per_byte, now)
+        need.weight = 0.0  # nobody waits for it
+        growing.sent = replica.send(told.prompt.blocks, need, cached, per_byte, now)
         growing.home, growing.size = replica.replica, told.prompt.size
         growing.next_at = now + self.limits.prewarm_pause_s
         return [Warm(told.call, replica.replica)]
 
-    def _facts(self, told: Grew, now: float) -> Facts:
+    def _need(self, told: Grew, now: float) -> Need:
         """The call, as far as it is known."""
-        return Facts(
+        return Need(
             told.stage,
             told.prompt.size * self.texts.tokens_per_byte.value,
             self.texts.expected_tokens(told.stage, told.max_tokens),

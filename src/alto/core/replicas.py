@@ -31,6 +31,7 @@ from random import Random
 
 from ..errors import EngineError
 from .calls import Usage
+from .cost import Need, Place
 from .learning import Line, Mean
 from .peer_load import PeerLoad, Told
 from .peers import ReplicaSummary
@@ -39,7 +40,7 @@ from .pool_limits import Limits as Limits
 from .prefix import matched_bytes
 from .prompt_cache import PromptCache
 from .rate import Reserved
-from .scheduling import Candidate, Facts, ReplicaId
+from .scheduling import ReplicaId
 from .slots import Slot
 
 WARM_ROOM = 4.0
@@ -143,8 +144,8 @@ class ReplicaState:
         """With fewer calls than this, and fewer prompt tokens than its least limit, it takes one
         more for certain. What could make that wrong sets it to 0."""
         self.cache = PromptCache(limits.cache_tokens * 4)
-        self.seen = Candidate(replica, name)
-        """It, as a policy was shown it last."""
+        self.place = Place()
+        """It, as it stood for the last choice."""
         self.speed = speed
         self.slowness = Mean(1.0)
         """Its times, as a multiple of the pool's lines."""
@@ -269,21 +270,21 @@ class ReplicaState:
     # --- Life of a try
 
     def send(
-        self, blocks: Sequence[int], facts: Facts, cached_tokens: float, per_byte: float, now: float
+        self, blocks: Sequence[int], need: Need, cached_tokens: float, per_byte: float, now: float
     ) -> Try:
         """A call goes there."""
         self._pass(now)
-        uncached = max(1.0, facts.prompt_tokens - cached_tokens)
+        uncached = max(1.0, need.prompt_tokens - cached_tokens)
         sent = Try(
             self.replica,
             now,
-            facts.prompt_tokens,
+            need.prompt_tokens,
             uncached,
             self.prefill_tokens + self.peers.prefill_tokens,
             self.sequences + self.others + self.peers.sequences,
             cached_tokens / per_byte,
             self.open_until is not None,
-            facts.weight,
+            need.weight,
         )
         if sent.probe:
             self.probed_at = now
@@ -510,34 +511,36 @@ class ReplicaState:
         self.cache.index.check()
 
 
-def candidates_of(
+def places_of(
     replicas: Sequence[ReplicaState], blocks: Sequence[int], tokens_per_byte: float
-) -> list[Candidate]:
-    """Replicas of one pool, as a policy sees them for a prompt with these blocks."""
+) -> list[Place]:
+    """Replicas of one pool, as they stand for a prompt with these blocks. Each fills in its own
+    `place` anew, so that a choice among many makes no objects."""
     speed = replicas[0].speed
     prefill_s, step_s, rise_s = speed.first.slope, speed.step.intercept, speed.step.slope
-    found: list[Candidate] = []
+    found: list[Place] = []
     for one in replicas:
-        seen, peers, index, slowness = one.seen, one.peers, one.cache.index, one.slowness.value
+        place, peers, index, slowness = one.place, one.peers, one.cache.index, one.slowness.value
         running = one.sequences + one.others + peers.sequences
-        seen.sequences = round(running)
-        seen.prefill_tokens = one.prefill_tokens + peers.prefill_tokens
-        seen.cached_tokens = matched_bytes(index.match(blocks)) * tokens_per_byte if blocks else 0.0
-        seen.free_tokens = index.free_bytes * tokens_per_byte
-        seen.prefill_s = prefill_s * slowness
-        seen.step_s = (step_s + rise_s * (running + 1)) * slowness
-        seen.step_rise_s = rise_s * slowness
+        place.running = running
+        place.prefill_tokens = one.prefill_tokens + peers.prefill_tokens
+        matched = matched_bytes(index.match(blocks)) if blocks else 0
+        place.cached_tokens = matched * tokens_per_byte
+        place.free_tokens = index.free_bytes * tokens_per_byte
+        place.prefill_s = prefill_s * slowness
+        place.step_s = (step_s + rise_s * (running + 1)) * slowness
+        place.step_rise_s = rise_s * slowness
         # Of the others nothing is known, so they count in full.
-        seen.weight = one.weight + peers.weight + one.others
-        found.append(seen)
+        place.weight = one.weight + peers.weight + one.others
+        found.append(place)
     return found
 
 
-def forgive(replicas: Sequence[ReplicaState], candidates: Sequence[Candidate], now: float) -> None:
+def forgive(replicas: Sequence[ReplicaState], places: list[Place], now: float) -> None:
     """Let replicas that have long been idle look less slow, up to the best of the others."""
-    for replica, candidate in zip(replicas, candidates, strict=True):
+    for replica, place in zip(replicas, places, strict=True):
         if not replica.sequences and (trust := replica.trust(now)) < 1.0:
-            step_s = min(one.step_s for one in candidates)
-            prefill_s = min(one.prefill_s for one in candidates)
-            candidate.step_s = step_s + (candidate.step_s - step_s) * trust
-            candidate.prefill_s = prefill_s + (candidate.prefill_s - prefill_s) * trust
+            step_s = min(one.step_s for one in places)
+            prefill_s = min(one.prefill_s for one in places)
+            place.step_s = step_s + (place.step_s - step_s) * trust
+            place.prefill_s = prefill_s + (place.prefill_s - prefill_s) * trust

@@ -20,7 +20,7 @@ from dataclasses import replace
 from .calls import Call, Delta, TokenIds, Usage
 
 
-def can_resume(given: Sequence[str]) -> bool:
+def can_resume(given: list[str]) -> bool:
     """Whether what was given on can be gone on with."""
     return not any(delta.tool_calls for delta in _telling(given))
 
@@ -90,8 +90,16 @@ class EchoFilter:
         return self._held
 
 
+def chars_of(given: list[str]) -> int:
+    """How long a text is in these pieces."""
+    chars = 0
+    for piece in given:
+        chars += len(piece)
+    return chars
+
+
 def spent(
-    given: Sequence[str],
+    given: list[str],
     prompt_tokens: float,
     tokens_per_char: float,
     ids: TokenIds | None = None,
@@ -107,24 +115,26 @@ def spent(
         return usage
     if ids is not None:
         return Usage(len(ids.prompt), len(ids.answer), calls=1)
-    chars, pieces = sum(map(len, given)), len(given) - given.count("")
+    chars = pieces = 0
+    for piece in given:
+        size = len(piece)
+        chars += size
+        if size:
+            pieces += 1
     for delta in telling:
         if delta.reasoning:
             chars += len(delta.reasoning)
             pieces += 0 if delta else 1
-    return Usage(
-        prompt_tokens=round(prompt_tokens),
-        completion_tokens=max(pieces, round(chars * tokens_per_char)),
-        calls=1,
-    )
+    written = max(pieces, round(chars * tokens_per_char))
+    return Usage(round(prompt_tokens), written, 0, 0, 1)  # by name it would take twice as long
 
 
-def _telling(given: Sequence[str]) -> list[Delta]:
+def _telling(given: list[str]) -> list[Delta]:
     """Those of the pieces that may carry more than text."""
-    return [piece for piece in given if piece.__class__ is not str and isinstance(piece, Delta)]
+    return [piece for piece in given if type(piece) is not str and isinstance(piece, Delta)]
 
 
-def _told(given: Sequence[Delta]) -> Usage | None:
+def _told(given: list[Delta]) -> Usage | None:
     """What the server said of the cost; counts of nothing are no answer."""
     for delta in reversed(given):
         usage = delta.usage

@@ -1,5 +1,8 @@
 """Where does a call go? Asks the policy, and tells it what came of it.
 
+The policy that a pool has unless told otherwise is not asked: what its `choose` makes of candidates
+is computed here from the books themselves.
+
 Always true:
     W1  what a policy raises, and a choice that is none of the candidates, comes out of here as it
         is; the pool makes a refusal of it
@@ -12,9 +15,13 @@ from collections.abc import Sequence
 from random import Random
 
 from .calls import Usage
+from .cost import Need, Place, cheapest_place
 from .learning import Texts
-from .replicas import STALE_S, ReplicaState, Try, candidates_of, forgive
-from .scheduling import Facts, Finished, Placed, Policy, ReplicaId, learns
+from .policies.prompt_aware import PromptAware
+from .replicas import STALE_S, ReplicaState, Try, forgive, places_of
+from .scheduling import Candidate, Facts, Finished, Placed, Policy, ReplicaId, learns
+
+_BY_COST = PromptAware.choose
 
 
 class Where:
@@ -24,7 +31,11 @@ class Where:
         self, policy: Policy, replicas: Sequence[ReplicaState], texts: Texts, random: Random
     ) -> None:
         self.policy = policy
+        self._by_cost = getattr(policy.choose, "__func__", None) is _BY_COST
+        """It chooses as `cheapest_place` does."""
         self._replicas = replicas
+        self._candidates = [Candidate(one.replica, one.name) for one in replicas]
+        """The replicas as the policy was shown them last."""
         self._stale_at = STALE_S
         """Before then no replica has been idle for long."""
         self._learns = learns(policy)
@@ -32,22 +43,23 @@ class Where:
         self._random = random
 
     def choose(
-        self, blocks: Sequence[int], facts: Facts, free: Sequence[ReplicaState], now: float
+        self, blocks: Sequence[int], need: Need, free: Sequence[ReplicaState], now: float
     ) -> tuple[ReplicaState, float]:
         """The replica that the policy chooses, and how many tokens of the prompt it has."""
-        candidates = candidates_of(free, blocks, self._texts.tokens_per_byte.value)
+        places = places_of(free, blocks, self._texts.tokens_per_byte.value)
         if now > self._stale_at:
             self._stale_at = min(one.changed_at for one in self._replicas) + STALE_S
-            forgive(free, candidates, now)
-        index = self.policy.choose(candidates, facts, now, self._random)
-        if not isinstance(index, int) or not 0 <= index < len(candidates):
-            raise IndexError(f"it chose {index!r} of {len(candidates)} candidates")
-        return free[index], candidates[index].cached_tokens
+            forgive(free, places, now)
+        if self._by_cost:
+            index = cheapest_place(places, need, self._random)
+        else:
+            index = self._asked(free, need, now)
+        return free[index], places[index].cached_tokens
 
-    def placed(self, replica: ReplicaId, facts: Facts, now: float) -> None:
+    def placed(self, replica: ReplicaId, need: Need, now: float) -> None:
         """A call was sent."""
         if self._learns:
-            self.policy.observe(Placed(replica, facts, now))
+            self.policy.observe(Placed(replica, _facts(need), now))
 
     def finished(
         self, stage: str, sent: Try, tokens: float, usage: Usage | None, now: float
@@ -60,3 +72,38 @@ class Where:
             self.policy.observe(
                 Finished(sent.replica, stage, first_s, total_s, tokens, cached, now)
             )
+
+    def _asked(self, free: Sequence[ReplicaState], need: Need, now: float) -> int:
+        """What the policy says."""
+        candidates: list[Candidate] = []
+        for one in free:
+            candidate = self._candidates[one.replica]
+            _show(one.place, candidate)
+            candidates.append(candidate)
+        index = self.policy.choose(candidates, _facts(need), now, self._random)
+        if not isinstance(index, int) or not 0 <= index < len(candidates):
+            raise IndexError(f"it chose {index!r} of {len(candidates)} candidates")
+        return index
+
+
+def _show(place: Place, candidate: Candidate) -> None:
+    """Fill in a candidate, which a policy has seen before: a choice among many makes no objects."""
+    candidate.sequences = round(place.running)
+    candidate.prefill_tokens = place.prefill_tokens
+    candidate.cached_tokens = place.cached_tokens
+    candidate.free_tokens = place.free_tokens
+    candidate.prefill_s = place.prefill_s
+    candidate.step_s = place.step_s
+    candidate.step_rise_s = place.step_rise_s
+    candidate.weight = place.weight
+
+
+def _facts(need: Need) -> Facts:
+    return Facts(
+        need.stage,
+        need.prompt_tokens,
+        need.output_tokens,
+        need.deadline,
+        need.waited_s,
+        need.weight,
+    )

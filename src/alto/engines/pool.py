@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
-from functools import partial
 from random import Random
 from typing import Any
 
@@ -148,8 +147,8 @@ class Pool(Encodes):
                 if self._reads and not given:
                     if not reader.sends or calls.closed:
                         await self._sent(reader)
-                    reader.replica = reader.sends.pop(0)
-                    keeper.first = partial(calls.begin, reader)
+                    reader.replica = reader.next()
+                    keeper.first = reader
                     try:
                         await self._reads[reader.replica](reader.asked, take)
                         if not keeper.enough:
@@ -276,7 +275,7 @@ class Pool(Encodes):
         """The pieces from the replica where the core sends the call; waits until it does."""
         while True:
             await self._sent(reader)
-            replica = reader.sends.pop(0)
+            replica = reader.next()
             if self._core.hedge_s is None:
                 reader.replica = replica
                 return self._pieces(reader, replica)
@@ -322,12 +321,12 @@ class Pool(Encodes):
         The core asks to `Drop` the losers of a race; here they are closed when it is decided.
         """
         legs: list[asyncio.Task[Opened | None]] = []
-        reader.sends.insert(0, replica)
+        reader.sends = (replica, *reader.sends)
         winner: Opened | None = None
         try:
             while winner is None and (legs or reader.sends):
                 while reader.sends:
-                    leg = self._leg(reader, reader.sends.pop(0))
+                    leg = self._leg(reader, reader.next())
                     legs.append(asyncio.create_task(leg))
                 reader.waiter = asyncio.get_running_loop().create_future()
                 news: set[asyncio.Future[Any]] = {*legs, reader.waiter}
@@ -356,11 +355,11 @@ class Pool(Encodes):
             return None
         except BaseException:
             if reader.writing:
-                self._calls.lost(reader, ())
+                self._calls.lost(reader, [])
             await inner.aclose()
             raise
         if reader.writing:
-            self._calls.lost(reader, (first,))
+            self._calls.lost(reader, [first])
             await inner.aclose()  # second in a race, by less than a moment
             return None
         reader.writing = True

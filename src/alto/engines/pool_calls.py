@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..core.calls import Call, Delta, TokenIds, Usage
+from ..core.calls import Call, TokenIds, Usage
 from ..core.pool import CallPool
 from ..core.pool_events import (
     Action,
@@ -30,7 +30,7 @@ from ..core.pool_events import (
     Woke,
 )
 from ..core.prompt import read
-from ..core.resume import can_resume, rest_of, spent
+from ..core.resume import can_resume, chars_of, rest_of, spent
 from ..core.scheduling import CallId, ReplicaId
 from ..errors import AltoError, EngineError
 from .ahead import Ahead
@@ -84,7 +84,7 @@ class Calls:
             raise self._no_call(call)
         number = self.number() if call.ahead is None else self._number_of(call)
         prompt = read(call, hashed=self.core.uses_prefix)
-        reader = PoolReader(number, call, prompt.size, given)
+        reader = PoolReader(self, number, call, prompt.size, given)
         self.readers[number] = reader
         now = asyncio.get_running_loop().time()
         event = Submitted(
@@ -101,7 +101,7 @@ class Calls:
         )
         replica = self.core.submitted(event, now)
         if replica is not None:
-            reader.sends.append(replica)
+            reader.sends = (replica,)
         if self.core.unsettled:
             self._settle(now)
         return reader
@@ -131,7 +131,7 @@ class Calls:
         self._broke(reader, self.engine_error(error, reader.replica))
         return False
 
-    def lost(self, reader: PoolReader, given: Sequence[Delta]) -> None:
+    def lost(self, reader: PoolReader, given: list[str]) -> None:
         """Another was before it in a race: what it read was spent all the same."""
         cost = self._cost(reader, given)
         reader.before = cost if reader.before is None else reader.before + cost
@@ -140,7 +140,7 @@ class Calls:
         """The generator is over: by its end, by its reader, or by an error."""
         del self.readers[reader.number]
         if reader.writing:
-            reader.call.answered_by = self.replicas[reader.replica].name
+            reader.call.answered_by = self.core.replicas[reader.replica].name
             part = reader.given[reader.start :] if reader.start else reader.given
             last = as_delta(part[-1]) if part else None
             # Many readers go when they see the finish reason, before the stream itself ends.
@@ -148,8 +148,7 @@ class Calls:
                 now, usage = asyncio.get_running_loop().time(), last.usage
                 if usage is None or not usage.total_tokens:
                     reader.call.untold = self._untold(reader, part, usage)
-                chars = sum(map(len, part))
-                self.core.ended(reader.number, reader.replica, chars, usage, now)
+                self.core.ended(reader.number, reader.replica, chars_of(part), usage, now)
                 if self.core.unsettled:
                     self._settle(now)
                 return
@@ -199,13 +198,13 @@ class Calls:
             rest_tokens = reader.asked.max_tokens
             self.tell(Broke(reader.number, reader.replica, error, prompt, rest_tokens))
 
-    def _cost(self, reader: PoolReader, given: Sequence[str], ids: TokenIds | None = None) -> Usage:
+    def _cost(self, reader: PoolReader, given: list[str], ids: TokenIds | None = None) -> Usage:
         """What a try has cost that gave these pieces."""
         texts = self.core.texts
         prompt_tokens = reader.size * texts.tokens_per_byte.value
         return spent(given, prompt_tokens, texts.tokens_per_char.value, ids)
 
-    def _untold(self, reader: PoolReader, given: Sequence[str], told: Usage | None) -> Usage:
+    def _untold(self, reader: PoolReader, given: list[str], told: Usage | None) -> Usage:
         """What no delta has told of a call whose last try gave these pieces."""
         cost = self._cost(reader, given)
         if told is not None:  # of no tokens, but of the call, and of tries before it
@@ -228,7 +227,7 @@ class Calls:
                 self._without_reader(action, loop)
                 continue
             if isinstance(action, Send):
-                reader.sends.append(action.replica)
+                reader.sends += (action.replica,)
                 reader.wake()
             elif isinstance(action, Refuse):
                 reader.error = action.error

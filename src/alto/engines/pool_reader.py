@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..core.calls import Call, Delta, Usage
 from ..core.scheduling import CallId, ReplicaId
 from ..errors import AltoError
+
+if TYPE_CHECKING:
+    from .pool_calls import Calls
 
 
 class PoolReader:
@@ -20,6 +24,7 @@ class PoolReader:
         "asked",
         "before",
         "call",
+        "calls",
         "error",
         "finished",
         "given",
@@ -32,7 +37,10 @@ class PoolReader:
         "writing",
     )
 
-    def __init__(self, number: CallId, call: Call, size: int, given: list[str]) -> None:
+    def __init__(
+        self, calls: Calls, number: CallId, call: Call, size: int, given: list[str]
+    ) -> None:
+        self.calls = calls
         self.number = number
         self.call = call
         """As the reader asked."""
@@ -52,13 +60,24 @@ class PoolReader:
         """A try has begun and not broken; there is never a second."""
         self.replica = ReplicaId(0)
         """Where that try, or the one that may begin next, is."""
-        self.sends: list[ReplicaId] = []
-        """Where to go, not yet gone to."""
+        self.sends: tuple[ReplicaId, ...] = ()
+        """Where to go, not yet gone to. (There is but one empty tuple.)"""
         self.error: AltoError | None = None
         """Why there will be no (more) answer."""
         self.waiter: asyncio.Future[None] | None = None
 
+    def __call__(self) -> None:
+        """The first piece of a try is there (as `Keeper.first`)."""
+        self.calls.begin(self)
+
+    def next(self) -> ReplicaId:
+        """Where to go now."""
+        replica = self.sends[0]
+        self.sends = self.sends[1:]
+        return replica
+
     def wake(self) -> None:
+        """Go and see what there is."""
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 

@@ -31,10 +31,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from ..cost import cheapest, costs
+from ..cost import Need, Place, cheapest_place
 from ..scheduling import Candidate, Facts, learn_nothing
-
-TIE_S = 0.002
 
 
 class PromptAware:
@@ -45,10 +43,35 @@ class PromptAware:
     def choose(
         self, candidates: Sequence[Candidate], facts: Facts, now: float, random: Random
     ) -> int:
-        """The cheapest place, by lot among those that are nearly as cheap."""
-        if len(candidates) == 1:
-            return 0
-        return cheapest(costs(candidates, facts), random, slack=TIE_S)
+        """The cheapest place, by lot among those that are nearly as cheap. (Its own pool leaves
+        out the candidates, and calls `cheapest_place` itself.)"""
+        return cheapest_place([place_of(one) for one in candidates], need_of(facts), random)
 
     observe = learn_nothing
     """The pool measures speed and lengths for every policy."""
+
+
+def place_of(one: Candidate) -> Place:
+    """What a candidate says, as `cost` takes it."""
+    return Place(
+        one.sequences,
+        one.prefill_tokens,
+        one.cached_tokens,
+        one.free_tokens,
+        one.prefill_s,
+        one.step_s,
+        one.step_rise_s,
+        one.weight,
+    )
+
+
+def need_of(facts: Facts) -> Need:
+    """What is known of a call, as `cost` takes it."""
+    return Need(
+        facts.stage,
+        facts.prompt_tokens,
+        facts.output_tokens,
+        facts.deadline,
+        facts.waited_s,
+        facts.weight,
+    )
