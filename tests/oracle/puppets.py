@@ -58,7 +58,7 @@ class Puppets:
         self.rng = random.Random(case.seed ^ 0x5EED)
         self.execution = Execution(
             case.pipeline.graph,
-            rng=lambda: self.rng,
+            rng=lambda name: self.rng,
             limits=Limits(**case.limits),
             stream=case.stream,
             committed=case.committed,

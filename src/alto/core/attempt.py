@@ -48,6 +48,7 @@ class Invocation:
         "feeds",
         "held",
         "held_bytes",
+        "next",
         "node",
         "paused",
         "rerun",
@@ -75,6 +76,7 @@ class Invocation:
         self.due: float | None = None
         self.stalled: float | None = None
         self.task: Any = None
+        self.next: Invocation | None = None  # of this node
 
     @property
     def path(self) -> Path:
@@ -85,14 +87,47 @@ class Invocation:
 
 
 def at(node: Node, use: Use) -> Invocation | None:
-    return None if node.invocations is None else node.invocations.get(use.slot)
+    """The attempt of a stage that stands at a node."""
+    invocation = node.invocations
+    while invocation is not None and invocation.use is not use:
+        invocation = invocation.next
+    return invocation
 
 
 def put_at(node: Node, use: Use, invocation: Invocation) -> None:
-    if node.invocations is None:
-        node.invocations = {use.slot: invocation}
+    """Let an attempt stand at its node, in the place of the one before it if there is one."""
+    last, old = None, node.invocations
+    while old is not None and old.use is not use:
+        last, old = old, old.next
+    if old is not None:
+        invocation.next, old.next = old.next, None
+    if last is None:
+        node.invocations = invocation
     else:
-        node.invocations[use.slot] = invocation
+        last.next = invocation
+
+
+def take_from(node: Node, invocation: Invocation) -> None:
+    """Let no attempt stand where this one does."""
+    last, other = None, node.invocations
+    while other is not invocation:
+        assert other is not None
+        last, other = other, other.next
+    if last is None:
+        node.invocations = invocation.next
+    else:
+        last.next = invocation.next
+    invocation.next = None
+
+
+def invocations_at(node: Node) -> list[Invocation]:
+    """The attempts that stand at a node, in the order in which their places were first taken."""
+    found: list[Invocation] = []
+    invocation = node.invocations
+    while invocation is not None:
+        found.append(invocation)
+        invocation = invocation.next
+    return found
 
 
 def is_list(feed: Feed) -> bool:

@@ -13,6 +13,7 @@ that stands in the way, and is looked at again when that is over.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -35,55 +36,77 @@ Obstacle = Scope | Invocation | tuple[Use, Node]
 """What may be in the way: an open scope, an attempt that is made again, an undecided place."""
 
 
+class Commits:
+    """What one request knows of what is committed, and what waits to be; made for the first."""
+
+    __slots__ = ("awaiting", "places", "unjudged")
+
+    def __init__(self) -> None:
+        self.awaiting: dict[Obstacle, list[Waiter]] = {}
+        self.unjudged: deque[Waiter] = deque()
+        self.places: tuple[Places, Places] = ({}, {})
+
+
 def when_committed(
     execution: Execution, flow: Flow, node: Node, release: Release, last: bool = False
 ) -> None:
     """Call `release` when the value of `flow` at `node` can change no more. It is for the client
     (`last`): then at the end of the request at the latest, and its bytes are held until then; or it
     is what the stage holds back, which holds them itself."""
-    execution.unjudged.append((flow, node, release, last, 0))
+    if execution.commits is None:
+        execution.commits = Commits()
+    execution.commits.unjudged.append((flow, node, release, last, 0))
 
 
-def judge(execution: Execution) -> None:
-    """Look at the first of those that have not been looked at since something was over."""
-    flow, node, release, last, held = execution.unjudged.popleft()
+def judge(execution: Execution, commits: Commits) -> bool:
+    """Look at the first of those that have not been looked at since something was over. False:
+    there is none."""
+    if not commits.unjudged:
+        return False
+    flow, node, release, last, held = commits.unjudged.popleft()
     execution.bytes -= held
     if node.dead:
-        return
-    look = _Look(execution, last)
+        return True
+    look = _Look(execution, commits, last)
     in_the_way = look.above(node) or look.behind(flow.origin, node, own=not last)
     if in_the_way is None:
         release()
-        return
+        return True
     value = node.vals[flow.slot]
     held = execution.size(value) if last and value is not ABSENT else 0
-    execution.awaiting.setdefault(in_the_way, []).append((flow, node, release, last, held))
+    commits.awaiting.setdefault(in_the_way, []).append((flow, node, release, last, held))
     execution.bytes += held
     if held and execution.bytes > execution.limits.request_bytes:
         pressure.too_much_held(execution, flow, node)
     if execution.losses:
         look.forget()
+    return True
 
 
 def over(execution: Execution, what: Obstacle) -> None:
     """A scope has closed, an attempt is over, a place is decided, or none of it was ever so: what
     waited for it is looked at again."""
-    execution.unjudged.extend(execution.awaiting.pop(what, ()))
+    commits = execution.commits
+    if commits is not None and commits.awaiting:
+        commits.unjudged.extend(commits.awaiting.pop(what, ()))
 
 
 def cancelled(execution: Execution, invocation: Invocation) -> None:
     """Nobody wants what this attempt would say: what waited for it waits no more."""
-    if not execution.awaiting:
+    if execution.commits is None:
         return
     over(execution, invocation)
     node, opens = invocation.node, invocation.use.opens
-    if opens is not None and node.scopes and opens.slot in node.scopes:
-        over(execution, node.scopes[opens.slot])
+    scope = node.opened(opens) if opens is not None else None
+    if scope is not None:
+        over(execution, scope)
 
 
 def flush(execution: Execution) -> None:
     """The request is over: what the client still waits for is as it is."""
-    awaiting, execution.awaiting = execution.awaiting, {}
+    if execution.commits is None:
+        return
+    awaiting, execution.commits.awaiting = execution.commits.awaiting, {}
     for waiters in awaiting.values():
         for _, node, release, last, _ in waiters:
             if last and not node.dead:
@@ -99,10 +122,10 @@ class _Look:
     it would wait for may wait for the stage.
     """
 
-    def __init__(self, execution: Execution, strict: bool) -> None:
+    def __init__(self, execution: Execution, commits: Commits, strict: bool) -> None:
         self.execution = execution
         self.strict = strict
-        self.known = execution.committed_places[strict]
+        self.known = commits.places[strict]
         self.before = len(self.known)
 
     def forget(self) -> None:
@@ -117,8 +140,7 @@ class _Look:
             if place.source is not None:
                 found = self.above(place.source)
             else:
-                scopes = place.parent.scopes  # None: it is spent, so they have closed
-                scope = scopes.get(place.level.slot) if scopes else None
+                scope = place.parent.opened(place.level)  # None: it is spent, so it has closed
                 found = self.at_scope(scope) if scope is not None else None
             if found is not None:
                 return found
@@ -178,7 +200,7 @@ class _Look:
     def gathered(self, gather: Gather, place: Node) -> Obstacle | None:
         """The same for everything that a gathered argument has brought or may still bring. If it
         was read in part only that part counts, and what stands before it."""
-        feed = place.feeds.get(gather.slot) if place.feeds else None
+        feed = place.feed(gather)
         if feed is None or not feed.lost:
             return self.on_walk(gather.flow, gather.steps, place, None)
         if not feed.given:
@@ -201,7 +223,7 @@ class _Look:
         step, further = steps[0], steps[1:]
         if step.merge is not None:
             return self.on_merge(flow, steps, top, last)
-        scope = top.scopes.get(step.level.slot) if top.scopes else None
+        scope = top.opened(step.level)
         if scope is None:
             return None
         if found := self.at_scope(scope) or self.behind(step.level.opener, top):

@@ -55,8 +55,8 @@ class Execution:
     """The dataflow of one request over `graph`.
 
     `size(value)` estimates bytes; `same(a, b)` compares two items as they would be encoded;
-    `rng` makes what the jitter of back-offs is drawn from. With `stream=True` every output item is
-    emitted as soon as it exists, else only `results()` is kept.
+    `rng(name)` makes what the jitter of back-offs is drawn from. With `stream=True` every output
+    item is emitted as soon as it exists, else only `results()` is kept.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Execution:
         graph: Graph,
         *,
         name: str = "",
-        rng: Callable[[], random.Random] = functools.partial(random.Random, 0),
+        rng: Callable[[str], random.Random] = random.Random,
         limits: Limits = Limits(),
         size: Callable[[Any], int] = _no_size,
         same: Callable[[Any, Any], bool] = _same,
@@ -76,6 +76,7 @@ class Execution:
         self.name = name
         self.now = 0.0
         self._make_rng = rng
+        self._rng: random.Random | None = None
         self.limits = limits
         self.size = size
         self.same = same
@@ -84,7 +85,7 @@ class Execution:
         self.committed = committed
         self.shown = False
         """The client was told of an item."""
-        self._first: dict[int, Path] = {}
+        self._first: dict[int, Path] | None = None
         """By use that leads (`Graph.leading`): the place of its first call."""
         self.ready: deque[Invocation] = deque()
         self.actions: list[Action] = []
@@ -96,27 +97,26 @@ class Execution:
         self.running = 0  # attempts that are ready or running
         self.idle = 0  # of those: paused, or sessions that wait for input
         self.reruns = 0  # attempts under way at places that had settled before
-        self.undecided: dict[Node, list[Use]] = {}  # where something else may come to stand
+        self.undecided: dict[Node, list[Use]] | None = None  # where something else may come
         self.losses = False
         self.client_room = True
         self.bytes = 0
-        self.paused: list[Invocation] = []
-        self.retired: deque[Node] = deque()
+        self.paused: tuple[Invocation, ...] = ()
+        self.retired: deque[Node] | None = None
         self.retired_bytes = 0
-        self.client: dict[tuple[str, Path], Any] = {}
-        self.stale: set[tuple[str, Path]] = set()
-        self.awaiting: dict[commit.Obstacle, list[commit.Waiter]] = {}
-        self.unjudged: deque[commit.Waiter] = deque()
-        self.committed_places: tuple[commit.Places, commit.Places] = ({}, {})
-        self._work: deque[tuple[Node, Flow, Any]] = deque()
-        self._moves: deque[Feed] = deque()
-        self._timers: list[tuple[float, int, str, Invocation | None]] = []
+        self.told: revision.Told | None = None
+        self.commits: commit.Commits | None = None
+        self._work: list[tuple[Node, Flow, Any]] = []
+        self._moves: list[Feed] = []
+        self._timers: list[tuple[float, int, str, Invocation | None]] | None = None
         self._serial = 0
 
-    @functools.cached_property
+    @property
     def rng(self) -> random.Random:
         """Made when it is first needed: most requests try nothing again, and it is large."""
-        return self._make_rng()
+        if self._rng is None:
+            self._rng = self._make_rng(self.name)
+        return self._rng
 
     # ---------------------------------------------------------------- the driver's side
 
@@ -124,9 +124,10 @@ class Execution:
         """The request's parameters are known. `deadline` is in the clock of `now`."""
         if deadline is not None:
             self._timer(deadline, "deadline", None)
-        for output in self.graph.outputs:
-            feed = Feed(self, self.root, output, hold=output.flow.level.retained)
-            self.outputs.append(feed)
+        self.outputs = [
+            Feed(self, self.root, output, hold=output.flow.level.retained)
+            for output in self.graph.outputs
+        ]
         for name, flow in self.graph.parameters.items():
             self._work.append((self.root, flow, arguments[name]))
         for use in self.graph.uses:
@@ -328,18 +329,19 @@ class Execution:
 
     def wake_at(self) -> float | None:
         """When `tick` must be called at the latest."""
-        while self._timers:
-            when, _, kind, invocation = self._timers[0]
+        timers = self._timers
+        while timers:
+            when, _, kind, invocation = timers[0]
             if kind == "attempt" and (invocation is None or invocation.state is not State.RUNNING):
-                heapq.heappop(self._timers)
+                heapq.heappop(timers)
                 continue
             return when
         return None
 
     def tick(self) -> None:
         """Let every timer that is due take effect."""
-        while not self.finished and self._timers and self._timers[0][0] <= self.now:
-            _, _, kind, invocation = heapq.heappop(self._timers)
+        while not self.finished and (timers := self._timers) and timers[0][0] <= self.now:
+            _, _, kind, invocation = heapq.heappop(timers)
             if kind == "deadline":
                 self.fail(
                     DeadlineExceeded(f"request {self.name}: its time ran out. {self.story()}")
@@ -355,12 +357,12 @@ class Execution:
         """Each output: a value (None if absent) at the request's level, else a list by path."""
         results: dict[str, Any] = {}
         for feed in self.outputs:
-            if feed.source.flow.level is self.graph.root:
-                results[feed.source.name if isinstance(feed.source, Output) else ""] = (
-                    feed.values[0] if feed.values else None
-                )
+            output, values = feed.source, feed.values
+            assert isinstance(output, Output) and values is not None
+            if output.flow.level is self.graph.root:
+                results[output.name] = values[0] if values else None
             else:
-                results[feed.source.name if isinstance(feed.source, Output) else ""] = feed.values
+                results[output.name] = values
         return results
 
     def story(self) -> str:
@@ -390,20 +392,33 @@ class Execution:
 
     def _drain(self) -> None:
         """Work off everything that follows, then see whether the request is over or stuck."""
-        work, moves, unjudged = self._work, self._moves, self.unjudged
+        work, moves = self._work, self._moves
+        settled = moved = 0  # so many of each have been worked off: mostly there is but one
         try:
             while not self.finished:
                 if work:
-                    node, flow, value = work.popleft()
+                    node, flow, value = work[settled]
+                    settled += 1
+                    if settled == len(work):
+                        work.clear()
+                        settled = 0
                     settling.settled(self, node, flow, value)
                 elif moves:
-                    feeding.move(self, moves.popleft())
-                elif unjudged:
-                    commit.judge(self)
-                else:
+                    feed = moves[moved]
+                    moved += 1
+                    if moved == len(moves):
+                        moves.clear()
+                        moved = 0
+                    feeding.move(self, feed)
+                elif self.commits is None or not commit.judge(self, self.commits):
                     break
         except Forgotten:
             pressure.forgotten(self, None)
+        finally:
+            if settled:
+                del work[:settled]
+            if moved:
+                del moves[:moved]
         if not (self.open_outputs or self.reruns or self.finished):
             self._finish(None)
         elif self.paused and self.running <= self.idle and self.client_room and not self.finished:
@@ -441,10 +456,14 @@ class Execution:
         leads to what is seen first (`Graph.leading`), and no other place of it made one before."""
         if self.shown or not self.stream or invocation.use.index not in self.graph.leading:
             return False
+        if self._first is None:
+            self._first = {}
         return self._first.setdefault(invocation.use.index, invocation.path) == invocation.path
 
     def _timer(self, when: float, kind: str, invocation: Invocation | None) -> None:
         self._serial += 1
+        if self._timers is None:
+            self._timers = []
         heapq.heappush(self._timers, (when, self._serial, kind, invocation))
 
     def _finish(self, error: BaseException | None) -> None:
@@ -452,15 +471,14 @@ class Execution:
             return
         if error is None:
             commit.flush(self)
-            if self.stale:
-                revision.withdraw_all(self)
+            revision.withdraw_all(self)
         for invocation in interest.active(self):
             lifecycle.stop(self, invocation, State.CANCELLED)
         self.finished = True
         self.error = error
         self.ready.clear()
-        self._timers.clear()
-        self.paused.clear()
+        self._timers = None
+        self.paused = ()
         self.actions.append(Finish(error))
         if error is not None and not isinstance(error, AltoError):
             self.error = error
@@ -478,20 +496,14 @@ class Execution:
         self._work.clear()
         self._moves.clear()
         self.ready.clear()  # the event that ended it may have made more ready after that
-        self.retired.clear()
-        self.client.clear()
-        self.awaiting.clear()
-        self.unjudged.clear()
-        self.undecided.clear()
-        for places in self.committed_places:
-            places.clear()
+        self.retired = self.told = self.commits = self.undecided = None
         root = self.root
         pressure.close_node(root)
         root.vals = []
         root.merged = None
         for feed in self.outputs:
             feed.let_go()
-            feed.given.clear()
+            feed.forget()
 
 
 __all__ = ["ACTIVE", "END", "WAIT", "Execution", "Invocation", "Limits", "State"]

@@ -19,6 +19,7 @@ Always true:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +48,14 @@ class Forgotten(Exception):
 
 
 class Cursor:
-    """One walk. `advance` tells what is at the current place; `leave` moves past it."""
+    """One walk. `advance` tells what is at the current place; `leave` moves past it.
 
-    __slots__ = ("depth", "feed", "index", "last", "nodes", "slot", "steps", "subs")
+    It stands at `node`, so many steps down, in front of the child at `position`, or in front of
+    that argument of a merge. Where it stands above that is in the nodes: each has its position in
+    the parent's scope for a key.
+    """
+
+    __slots__ = ("depth", "feed", "last", "node", "position", "slot", "steps", "subs")
 
     def __init__(
         self, feed: Feed | None, top: Node | None, steps: tuple[Step, ...], slot: int
@@ -59,19 +65,17 @@ class Cursor:
         self.slot = slot
         self.last = len(steps)
         self.depth = -1 if top is None else 0
-        self.nodes: list[Node] = [] if top is None else [top]
-        self.index: list[int] = [0]
+        self.node = top
+        self.position = 0
         self.subs: dict[int, Cursor] | None = None
 
     def advance(self) -> Node | Failed | Signal:
         """The node of the next item that has a value; WAIT (registered to be told); END; or the
         failure that stands in the way."""
-        nodes, index = self.nodes, self.index
         while True:
-            depth = self.depth
-            if depth < 0:
+            depth, node = self.depth, self.node
+            if depth < 0 or node is None:
                 return END
-            node = nodes[depth]
             if depth == self.last:
                 value = node.vals[self.slot]
                 if value is PENDING:
@@ -92,12 +96,12 @@ class Cursor:
                     return child
             else:
                 scope = node.scope(step.level)
-                position = index[depth]
+                position = self.position
                 if position >= len(scope.children):
                     if not scope.closed:
                         assert self.feed is not None
-                        if not scope.waiters or scope.waiters[-1] is not self.feed:
-                            scope.waiters.append(self.feed)
+                        if scope.waiters is None or scope.waiters[-1] is not self.feed:
+                            scope.wait(self.feed)
                         return WAIT
                     if scope.failed is not None:
                         return scope.failed
@@ -107,8 +111,8 @@ class Cursor:
                 if found is None:
                     raise Forgotten
                 child = found
-            nodes.append(child)
-            index.append(0)
+            self.node = child
+            self.position = 0
             self.depth = depth + 1
 
     def _advance_merge(self, node: Node, step: Step) -> Node | Failed | Signal | None:
@@ -119,18 +123,18 @@ class Cursor:
         while True:
             sub = self.subs.get(depth)
             if sub is None:
-                if self.index[depth] == len(step.sources):
+                if self.position == len(step.sources):
                     return None
-                flow, steps = step.sources[self.index[depth]]
+                flow, steps = step.sources[self.position]
                 sub = self.subs[depth] = Cursor(self.feed, node, steps, flow.slot)
             found = sub.advance()
             if found is END:
                 del self.subs[depth]
-                self.index[depth] += 1
+                self.position += 1
                 continue
             if isinstance(found, Node):
                 assert found.merged is not None and step.merge is not None
-                return found.merged[step.merge.index, self.index[depth]]
+                return found.merged[step.merge.index, self.position]
             return found
 
     def leave(self) -> None:
@@ -139,14 +143,17 @@ class Cursor:
         if depth == 0:
             self.depth = -1
             return
-        node = self.nodes.pop()
-        self.index.pop()
+        node = self.node
+        assert node is not None
         depth = self.depth = depth - 1
-        if self.steps[depth].merge is not None:
+        self.node = node.parent
+        key = node.key
+        if isinstance(key, tuple):
             assert self.subs is not None
             self.subs[depth].leave()
+            self.position = key[0]
         else:
-            self.index[depth] += 1
+            self.position = key + 1
         node.open -= 1
         if node.open == 0:
             assert self.feed is not None
@@ -156,8 +163,8 @@ class Cursor:
         """Whether it has left the end of `scope`, which lies on its way, behind. At another item
         below the same argument of a merge it may be said to have."""
         there = scope.node.path
-        for depth in range(self.depth + 1):
-            here = self.nodes[depth].path
+        for depth, (node, position) in enumerate(self._way()):
+            here = node.path
             if not is_under(there, here):
                 return here > there and not is_under(here, there)
             if depth == self.last:
@@ -166,14 +173,28 @@ class Cursor:
             if step.merge is None:
                 continue
             if not scope.level.is_under(step.level):
-                return self._is_past_argument(depth, scope)
+                return self._is_past_argument(depth, position, scope)
             if depth == self.depth:
-                return self.index[depth] >= there[len(here)]
+                return position >= there[len(here)]
         return self.depth < 0
 
-    def _is_past_argument(self, depth: int, scope: Scope) -> bool:
-        """The same for a scope on the way to the arguments of the merge at `depth`."""
-        current = self.index[depth]
+    def _way(self) -> list[tuple[Node, int]]:
+        """The nodes on the way to where it stands, the top first, and its position at each."""
+        if self.depth < 0 or self.node is None:
+            return []
+        node = self.node
+        way = [(node, self.position)]
+        while len(way) <= self.depth:
+            key = node.key
+            assert node.parent is not None
+            node = node.parent
+            way.append((node, key[0] if isinstance(key, tuple) else key))
+        way.reverse()
+        return way
+
+    def _is_past_argument(self, depth: int, current: int, scope: Scope) -> bool:
+        """The same for a scope on the way to the arguments of the merge at `depth`, where it stands
+        in the argument at `current`."""
         for position, (_, way) in enumerate(self.steps[depth].sources):
             if position <= current and _leads_through(way, scope.level):
                 sub = self.subs.get(depth) if self.subs else None
@@ -206,6 +227,7 @@ class Feed:
         "hungry",
         "invocation",
         "lost",
+        "next",
         "node",
         "queue",
         "queued",
@@ -226,11 +248,12 @@ class Feed:
         self.cursor = Cursor(self, node, source.steps, self.slot)
         self.invocation: Invocation | None = None
         self.reader: Any = None  # the driver's side of a session
-        self.values: list[Any] = []  # of a list, or of an output
         self.held_bytes = 0  # of `values`
-        self.given: list[tuple[Node, Any]] = []
-        completed = isinstance(source, Gather) and source.mode is Mode.COMPLETED
-        self.queue: deque[Node] | None = deque() if completed else None
+        self.given: Sequence[tuple[Node, Any]] = [] if hold else ()
+        mode = source.mode if isinstance(source, Gather) else Mode.LIST
+        self.values: list[Any] | None = [] if mode is Mode.LIST else None
+        self.queue: deque[Node] | None = deque() if mode is Mode.COMPLETED else None
+        self.next: Feed | None = None  # of this node
         self.queued = 0  # taken from the queue, not yet passed by the cursor
         self.hungry = False
         self.ended = False
@@ -251,13 +274,14 @@ class Feed:
         if depth == len(source.steps):
             node.wait(self)
         else:
-            node.scope(source.steps[depth].level).waiters.append(self)
+            node.scope(source.steps[depth].level).wait(self)
         return True
 
     def reset(self) -> None:
         """Start over from the first item."""
         self.cursor = Cursor(self, self.node, self.source.steps, self.slot)
-        self.values = []
+        if self.values is not None:
+            self.values = []
         self.execution.hold(self.node, -self.held_bytes)
         self.held_bytes = 0
         self.ended = False
@@ -275,7 +299,7 @@ class Feed:
         if found.__class__ is Node:
             value = found.vals[self.slot]
             if self.hold:
-                self.given.append((found, value))
+                self._note(found, value)
             cursor.leave()
             return value
         return self._no_item(found)
@@ -289,7 +313,7 @@ class Feed:
             if type(value) is Failed:
                 return value
             if self.hold:
-                self.given.append((node, value))
+                self._note(node, value)
             self.queued += 1
             if isinstance(self.cursor.advance(), Node) and self.queued:
                 self.queued -= 1
@@ -309,16 +333,28 @@ class Feed:
             self.execution.starve(self)
         return found
 
+    def _note(self, node: Node, value: Any) -> None:
+        given = self.given
+        assert isinstance(given, list)
+        given.append((node, value))
+
+    def forget(self) -> None:
+        """What it has given need not be justified any more."""
+        if self.given:
+            self.given = []
+
     def fill(self) -> Any:
         """Take all that is there into `values`; answers WAIT, END or a `Failed`."""
         cursor, slot, size = self.cursor, self.slot, self.execution.size
+        values = self.values
+        assert values is not None, "what is filled is a list"
         taken = 0
         while (found := cursor.advance()).__class__ is Node:
             value = found.vals[slot]
-            self.values.append(value)
+            values.append(value)
             taken += size(value)
             if self.hold:
-                self.given.append((found, value))
+                self._note(found, value)
             cursor.leave()
         if taken:
             self.held_bytes += taken

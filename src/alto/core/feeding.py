@@ -34,12 +34,17 @@ def lose(execution: Execution, feed: Feed) -> None:
 
 def feed_at(execution: Execution, gather: Gather, node: Node) -> Feed:
     """The feed of a gathered argument at a node; made when first asked for."""
-    if node.feeds is None:
-        node.feeds = {}
-    feed = node.feeds.get(gather.slot)
-    if feed is None:
-        assert gather.use is not None
-        feed = node.feeds[gather.slot] = Feed(execution, node, gather, gather.use.hold)
+    last, feed = None, node.feeds
+    while feed is not None:
+        if feed.source is gather:
+            return feed
+        last, feed = feed, feed.next
+    assert gather.use is not None
+    feed = Feed(execution, node, gather, gather.use.hold)
+    if last is None:
+        node.feeds = feed
+    else:
+        last.next = feed
     return feed
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from . import commit, lifecycle, pressure, revision, settling
-from .attempt import ACTIVE, Invocation, State, is_list
+from .attempt import ACTIVE, Invocation, State, at, invocations_at, is_list
 from .graph import Flow, Gather, Kind, Level, Mode, Use
 from .scope import ABSENT, PENDING, Node
 
@@ -47,7 +47,7 @@ def _children(node: Node, level: Level) -> list[Node]:
     opener = level.opener
     assert opener is not None
     if opener.kind is not Kind.MERGE:
-        scope = node.scopes.get(level.slot) if node.scopes else None
+        scope = node.opened(level)
         if scope is None:
             return []
         return [child for child in scope.children if child is not None and not child.dead]
@@ -68,7 +68,7 @@ def active(execution: Execution) -> list[Invocation]:
             continue
         for node in nodes_under(execution.root, level):
             if node.invocations is not None:
-                found.extend(i for i in node.invocations.values() if i.state in ACTIVE)
+                found.extend(i for i in invocations_at(node) if i.state in ACTIVE)
     return found
 
 
@@ -84,9 +84,7 @@ def settled(execution: Execution, use: Use, node: Node) -> bool:
         return False
     if use.kind is not Kind.STAGE:
         return use.kind is not Kind.MERGE and node.vals[use.out.slot] is not PENDING
-    if node.invocations is None:
-        return False
-    invocation = node.invocations.get(use.slot)
+    invocation = at(node, use)
     return invocation is not None and invocation.state not in ACTIVE
 
 
@@ -119,7 +117,7 @@ def _gather_wanted(execution: Execution, gather: Gather, node: Node, again: bool
     if not node.level.is_under(use.level):
         return wanted(execution, use.out, _clip(node, use.out.level), again)
     place = node.up(node.level.depth - use.level.depth)
-    feed = place.feeds.get(gather.slot) if place.feeds else None
+    feed = place.feed(gather)
     if again:
         if _unconcerned(use, place) or (feed is not None and feed.lost and not feed.given):
             return False
@@ -130,16 +128,16 @@ def _gather_wanted(execution: Execution, gather: Gather, node: Node, again: bool
 
 def _runs_again(execution: Execution, use: Use, node: Node) -> bool:
     """Whether what this use gave here before is made anew."""
-    invocation = node.invocations.get(use.slot) if node.invocations else None
-    if use.kind is Kind.STAGE and invocation is not None and invocation.rerun:
+    invocation = at(node, use)
+    if invocation is not None and invocation.rerun:
         return True
     return revision.is_undecided(execution, use, node)
 
 
 def _unconcerned(use: Use, node: Node) -> bool:
     """Whether this use never took its items here, and will not."""
-    invocation = node.invocations.get(use.slot) if node.invocations else None
-    return use.kind is Kind.STAGE and invocation is not None and invocation.state is State.CANCELLED
+    invocation = at(node, use)
+    return invocation is not None and invocation.state is State.CANCELLED
 
 
 def _clip(node: Node, level: Level) -> Node:
@@ -171,12 +169,12 @@ def lost(execution: Execution, flow: Flow, node: Node) -> None:
         if use.kind is not Kind.STAGE:
             continue
         for place in places(execution, use, node):
-            invocation = place.invocations.get(use.slot) if place.invocations else None
+            invocation = at(place, use)
             if invocation is None or invocation.state not in ACTIVE:
                 continue
             if not wanted(execution, use.out, place, again=invocation.rerun):
                 cancel(execution, invocation)
-    for place, uses in list(execution.undecided.items()):
+    for place, uses in list((execution.undecided or {}).items()):
         for use in list(uses):
             if not wanted(execution, use.out, place, again=True):
                 revision.decided(execution, use, place)
@@ -209,7 +207,7 @@ def revive(execution: Execution, flow: Flow, node: Node) -> None:
         if use.kind is not Kind.STAGE:
             continue
         for place in places(execution, use, node):
-            invocation = place.invocations.get(use.slot) if place.invocations else None
+            invocation = at(place, use)
             if invocation is None or invocation.state is not State.CANCELLED:
                 continue
             if not wanted(execution, use.out, place):
@@ -229,7 +227,7 @@ def doomed(execution: Execution, level: Level, node: Node) -> bool:
             if not node.level.is_under(walker.use.level):
                 continue
             place = node.up(node.level.depth - walker.use.level.depth)
-            feed = place.feeds.get(walker.slot) if place.feeds else None
+            feed = place.feed(walker)
             started = feed is not None and feed.invocation is not None and not feed.lost
             if started and wanted(execution, walker.use.out, place):
                 return True
@@ -242,7 +240,7 @@ def slowest_reader(execution: Execution, invocation: Invocation) -> str:
     for walker in level.walkers:
         if isinstance(walker, Gather) and walker.use is not None:
             place = _clip(invocation.node, walker.use.level)
-            feed = place.feeds.get(walker.slot) if place.feeds else None
+            feed = place.feed(walker)
             if feed is None or is_list(feed) or not (feed.hungry or feed.ended):
                 return walker.use.name
     for use in level.uses:

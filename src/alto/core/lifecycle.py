@@ -74,7 +74,6 @@ def leave_running(
         execution.running -= 1
         if invocation.paused:
             pressure.unpause(execution, invocation)
-            execution.paused.remove(invocation)
         for feed in invocation.feeds:
             if feed.hungry:
                 feed.hungry = False
@@ -99,8 +98,7 @@ def restart(execution: Execution, invocation: Invocation, rerun: bool) -> None:
     start(execution, use, node, invocation.attempt + 1, rerun, invocation.failures)
     for feed in lost:  # what it now reads is wanted again
         interest.revive(execution, feed.source.flow, node)
-    if execution.awaiting:
-        commit.over(execution, invocation)
+    commit.over(execution, invocation)
 
 
 def stop(execution: Execution, invocation: Invocation, state: State) -> None:
@@ -150,9 +148,12 @@ def append(execution: Execution, invocation: Invocation, scope: Scope, value: An
     scope.children.append(node)
     scope.fresh = position + 1
     scope.live += 1
-    if scope.waiters:
-        execution._moves.extend(feed for feed in scope.waiters if not feed.follow(node))
-        scope.waiters.clear()
+    waiters = scope.waiters
+    if waiters is not None:
+        scope.waiters = None
+        for feed in waiters:
+            if not feed.follow(node):
+                execution._moves.append(feed)
     if invocation.rerun or invocation.attempt > 1:
         revision.changed(execution, scope)
     execution._work.append((node, use.out, value))
@@ -172,13 +173,13 @@ def close(execution: Execution, invocation: Invocation, failed: Failed | None) -
     if failed is not None and interest.doomed(execution, use.opens, node):
         execution.fail(failed.error)
         return
-    if scope.waiters:
+    if scope.waiters is not None:
         execution._moves.extend(scope.waiters)
-        scope.waiters.clear()
-    if execution.stale:
-        revision.withdraw_under(execution, scope)
+        scope.waiters = None
+    if execution.told is not None:
+        revision.withdraw_under(execution, execution.told, scope)
     end_rerun(execution, invocation)
-    if execution.awaiting:
+    if execution.commits is not None:
         commit.over(execution, scope)
     pressure.maybe_spent(execution, scope)
 
@@ -270,5 +271,4 @@ def end_rerun(execution: Execution, invocation: Invocation) -> None:
     if invocation.rerun:
         invocation.rerun = False
         execution.reruns -= 1
-        if execution.awaiting:
-            commit.over(execution, invocation)
+        commit.over(execution, invocation)

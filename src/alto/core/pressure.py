@@ -8,6 +8,7 @@ reader has not passed yet. When nothing but paused producers could go on, the sm
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,7 @@ def let_go(execution: Execution, invocation: Invocation) -> list[Any]:
 
 def may_run_ahead(execution: Execution, invocation: Invocation, scope: Scope) -> bool:
     """A full scope: its producer goes on only if somebody waits at its end."""
-    waited_for = any(feed.hungry or is_list(feed) for feed in scope.waiters)
+    waited_for = any(feed.hungry or is_list(feed) for feed in scope.waiters or ())
     if waited_for and execution.bytes > execution.limits.request_bytes:
         over_limit(execution, invocation)
         return False
@@ -70,7 +71,7 @@ def may_run_ahead(execution: Execution, invocation: Invocation, scope: Scope) ->
         return True
     invocation.paused = True
     scope.paused = True
-    execution.paused.append(invocation)
+    execution.paused = (*execution.paused, invocation)
     execution.idle += 1
     stall(execution, invocation)
     execution._drain()
@@ -86,13 +87,13 @@ def may_run_ahead(execution: Execution, invocation: Invocation, scope: Scope) ->
 
 
 def resume(execution: Execution, invocation: Invocation) -> None:
-    execution.paused.remove(invocation)
     unpause(execution, invocation)
     unstall(execution, invocation)
     execution.actions.append(Go(invocation))
 
 
 def unpause(execution: Execution, invocation: Invocation) -> None:
+    execution.paused = tuple([other for other in execution.paused if other is not invocation])
     invocation.paused = False
     execution.idle -= 1
     if invocation.scope is not None:
@@ -120,7 +121,7 @@ def grow(execution: Execution, among: Sequence[Invocation] = ()) -> None:
     grows (Parks 1995)."""
     if any(invocation.state is State.READY for invocation in execution.ready):
         return
-    if any(kind == "backoff" for _, _, kind, _ in execution._timers):
+    if any(kind == "backoff" for _, _, kind, _ in execution._timers or ()):
         return
     paused = among or execution.paused
     smallest = min(paused, key=lambda p: (p.scope.limit if p.scope else 0, p.use.index))
@@ -201,7 +202,7 @@ def spend(execution: Execution, node: Node) -> None:
             continue
         if parent is None:
             return
-        scope = parent.scopes.get(node.level.slot) if parent.scopes else None
+        scope = parent.opened(node.level)
         if scope is None or node.dead:
             return
         scope.live -= 1
@@ -228,12 +229,14 @@ def spend(execution: Execution, node: Node) -> None:
 def close_node(node: Node) -> None:
     """Nothing happens at this node any more. What it holds refers back to it: unless that is cut
     it stays until some garbage collection comes by, and makes that come by more often."""
-    if node.invocations:
-        for invocation in node.invocations.values():
-            invocation.scope = None
-    if node.feeds:
-        for feed in node.feeds.values():
-            feed.let_go()
+    invocation = node.invocations
+    while invocation is not None:
+        invocation.scope = None
+        invocation = invocation.next
+    feed = node.feeds
+    while feed is not None:
+        feed.let_go()
+        feed = feed.next
     node.invocations = node.scopes = node.feeds = None
 
 
@@ -251,13 +254,16 @@ def maybe_spent(execution: Execution, scope: Scope) -> None:
 
 def retire(execution: Execution, node: Node) -> None:
     """Keep a spent node for re-runs as long as `replay_bytes` allow."""
-    execution.retired.append(node)
+    retired = execution.retired
+    if retired is None:
+        retired = execution.retired = deque()
+    retired.append(node)
     execution.retired_bytes += node.bytes + 512
-    while execution.retired_bytes > execution.limits.replay_bytes and execution.retired:
-        old = execution.retired.popleft()
+    while execution.retired_bytes > execution.limits.replay_bytes and retired:
+        old = retired.popleft()
         execution.retired_bytes -= old.bytes + 512
-        if old.parent is not None and old.parent.scopes is not None and not old.dead:
-            scope = old.parent.scopes[old.level.slot]
+        scope = old.parent.opened(old.level) if old.parent is not None else None
+        if scope is not None and not old.dead:
             assert isinstance(old.key, int)
             scope.children[old.key] = None
 
@@ -270,7 +276,7 @@ def starve(execution: Execution, feed: Feed) -> None:
         execution.idle += 1
         stall(execution, invocation)
     if execution.paused and execution.bytes <= execution.limits.request_bytes:
-        for other in list(execution.paused):
+        for other in execution.paused:
             scope = other.scope
-            if scope is not None and feed in scope.waiters:
+            if scope is not None and scope.waiters is not None and feed in scope.waiters:
                 resume(execution, other)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import commit, feeding, interest, lifecycle, pressure, settling
-from .attempt import ACTIVE, Invocation, State
+from .attempt import ACTIVE, Invocation, State, at, invocations_at, take_from
 from .feed import END, Cursor, Feed, Forgotten
 from .graph import Flow, Gather, Kind, Mode, Output, Use
 from .path import Path, is_under
@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     from .execution import Execution
 
 _NEVER = object()
+
+
+class Told:
+    """What the client of a stream has been told that may yet change; made for the first of it."""
+
+    __slots__ = ("items", "stale")
+
+    def __init__(self) -> None:
+        self.items: dict[tuple[str, Path], Any] = {}
+        self.stale: set[tuple[str, Path]] = set()  # of `items`, those whose nodes are dead
 
 
 def put(execution: Execution, node: Node, flow: Flow, value: Any) -> None:
@@ -100,7 +110,7 @@ def _feed_of(execution: Execution, walker: Gather | Output, node: Node) -> Feed 
     if not node.level.is_under(use.level):
         return None
     place = node.up(node.level.depth - use.level.depth)
-    return place.feeds.get(walker.slot) if place.feeds else None
+    return place.feed(walker)
 
 
 def review(execution: Execution, feed: Feed) -> None:
@@ -112,7 +122,7 @@ def review(execution: Execution, feed: Feed) -> None:
         if feed.ended:
             execution.open_outputs += 1
         feed.reset()
-        feed.given = []
+        feed.forget()
         execution._moves.append(feed)
         return
     invocation = feed.invocation
@@ -121,7 +131,7 @@ def review(execution: Execution, feed: Feed) -> None:
         return
     if source.mode is Mode.LIST and invocation.state is State.WAITING:
         feed.reset()
-        feed.given = []
+        feed.forget()
         execution._moves.append(feed)
         return
     if _still_so(feed):
@@ -129,7 +139,7 @@ def review(execution: Execution, feed: Feed) -> None:
         return
     if source.mode is Mode.LIST:
         feed.reset()
-        feed.given = []
+        feed.forget()
     again(execution, invocation)
 
 
@@ -187,7 +197,8 @@ def rewind(execution: Execution, feed: Feed) -> bool:
     assert isinstance(source, Gather)
     if source.mode is Mode.LIST and not feed.lost:
         return False
-    given, feed.given = feed.given, []
+    given = feed.given
+    feed.forget()
     if feed.queue is not None:
         feed.queue.extendleft([node for node, _ in given[::-1] if not node.dead])
     feed.reset()
@@ -285,6 +296,8 @@ def reevaluate(execution: Execution, use: Use, node: Node) -> None:
 def leave_undecided(execution: Execution, use: Use, node: Node) -> None:
     """What stood here stands no more by what is known, and what comes instead hangs on an item that
     is not known yet. Until it is, what stood here stays, and the request does not end."""
+    if execution.undecided is None:
+        execution.undecided = {}
     execution.undecided.setdefault(node, []).append(use)
     execution.reruns += 1
     for (_, flow), (up, slot) in zip(use.items, use.lookups, strict=True):
@@ -296,23 +309,26 @@ def leave_undecided(execution: Execution, use: Use, node: Node) -> None:
 
 
 def is_undecided(execution: Execution, use: Use, node: Node) -> bool:
-    return bool(execution.undecided) and use in execution.undecided.get(node, ())
+    undecided = execution.undecided
+    return undecided is not None and use in undecided.get(node, ())
 
 
 def decided(execution: Execution, use: Use, node: Node) -> None:
     """What stands at an undecided place is looked at anew, or nobody wants it any more."""
     if not is_undecided(execution, use, node):
         return
-    uses = execution.undecided[node]
+    undecided = execution.undecided
+    assert undecided is not None
+    uses = undecided[node]
     uses.remove(use)
     if not uses:
-        del execution.undecided[node]
+        del undecided[node]
     execution.reruns -= 1
     commit.over(execution, (use, node))
 
 
 def _reevaluate_stage(execution: Execution, use: Use, node: Node) -> None:
-    invocation = node.invocations.get(use.slot) if node.invocations else None
+    invocation = at(node, use)
     if invocation is None or invocation.state is State.DEAD:
         return
     values = [(node.up(up) if up else node).vals[slot] for up, slot in use.lookups]
@@ -325,8 +341,7 @@ def _reevaluate_stage(execution: Execution, use: Use, node: Node) -> None:
         if over:
             leave_undecided(execution, use, node)
         else:
-            assert node.invocations is not None
-            del node.invocations[use.slot]
+            take_from(node, invocation)
             settling.evaluate(execution, use, node)
         return
     failed = next((value for value in values if type(value) is Failed), None)
@@ -368,25 +383,32 @@ def kill(execution: Execution, top: Node) -> None:
         if node.dead:
             continue
         node.dead = True
-        for use in list(execution.undecided.get(node, ())):
-            decided(execution, use, node)
+        if execution.undecided is not None:
+            for use in list(execution.undecided.get(node, ())):
+                decided(execution, use, node)
         if node.open > 0:
             execution.bytes -= node.bytes
-        if execution.stream:
-            for flow in node.level.flows:
-                for output in flow.outputs:
-                    key = (output.name, node.path)
-                    if key in execution.client:
-                        execution.stale.add(key)
-        for invocation in (node.invocations or {}).values():
+        if execution.told is not None:
+            _outdate(execution.told, node)
+        for invocation in invocations_at(node):
             if invocation.state in ACTIVE:
                 lifecycle.stop(execution, invocation, State.DEAD)
                 lifecycle.end_rerun(execution, invocation)
-        for scope in (node.scopes or {}).values():
-            if execution.awaiting:
-                commit.over(execution, scope)
+        scope = node.scopes
+        while scope is not None:
+            commit.over(execution, scope)
             stack.extend(child for child in scope.children if child is not None)
+            scope = scope.next
         stack.extend((node.merged or {}).values())
+
+
+def _outdate(told: Told, node: Node) -> None:
+    """What the client was told of a node that was never so is not so any more."""
+    for flow in node.level.flows:
+        for output in flow.outputs:
+            key = (output.name, node.path)
+            if key in told.items:
+                told.stale.add(key)
 
 
 def emit(execution: Execution, output: Output, node: Node) -> None:
@@ -400,39 +422,46 @@ def emit(execution: Execution, output: Output, node: Node) -> None:
         if value is not ABSENT:
             execution.emit(output.name, path, value)
         return
-    before = execution.client.get(key, _NEVER)
-    execution.stale.discard(key)
+    if execution.told is None:
+        execution.told = Told()
+    told = execution.told
+    before = told.items.get(key, _NEVER)
+    told.stale.discard(key)
     if value is ABSENT:
         if before is not _NEVER:
-            withdraw(execution, key)
+            withdraw(execution, told, key)
         return
-    execution.client[key] = value
+    told.items[key] = value
     if before is _NEVER:
         execution.emit(output.name, path, value)
     elif not _equal(execution, before, value):
         execution.emit(output.name, path, value, revised=True)
 
 
-def withdraw(execution: Execution, key: tuple[str, Path]) -> None:
+def withdraw(execution: Execution, told: Told, key: tuple[str, Path]) -> None:
     """Take back an item that the client was given."""
-    execution.client.pop(key, None)
-    execution.stale.discard(key)
+    told.items.pop(key, None)
+    told.stale.discard(key)
     execution.emit(key[0], key[1], None, withdrawn=True)
 
 
-def withdraw_under(execution: Execution, scope: Scope) -> None:
+def withdraw_under(execution: Execution, told: Told, scope: Scope) -> None:
     """A scope closed: what the client was given beyond its last item is gone."""
+    if not told.stale:
+        return
     above = scope.node.path
     below = {
         output.name for output in execution.graph.outputs if output.flow.level.is_under(scope.level)
     }
-    for key in sorted(execution.stale):
+    for key in sorted(told.stale):
         name, path = key
         if name in below and is_under(path, above) and path[len(above)] >= scope.fresh:
-            withdraw(execution, key)
+            withdraw(execution, told, key)
 
 
 def withdraw_all(execution: Execution) -> None:
     """The request is over: what was not given again is gone."""
-    for key in sorted(execution.stale):
-        withdraw(execution, key)
+    told = execution.told
+    if told is not None:
+        for key in sorted(told.stale):
+            withdraw(execution, told, key)

@@ -25,7 +25,7 @@ from .path import Path
 if TYPE_CHECKING:
     from .attempt import Invocation
     from .feed import Feed
-    from .graph import Level
+    from .graph import Gather, Level
 
 
 class Pending:
@@ -63,7 +63,13 @@ class Failed:
 
 
 class Node:
-    """One item's place. `key` is its position in the parent's scope (a tuple below a merge)."""
+    """One item's place. `key` is its position in the parent's scope (a tuple below a merge).
+
+    There are few invocations, scopes and feeds at a node, and often one: `invocations`, `scopes`
+    and `feeds` are the first of each, whose `next` leads on to the others in the order in which
+    they came. Several nodes of each request are alive at any time, and dicts of their own would be
+    most of what they take.
+    """
 
     __slots__ = (
         "bytes",
@@ -91,10 +97,10 @@ class Node:
         self.dead = False
         self.bytes = 0  # all that is held until it is spent; of these its scope counts `item_bytes`
         self.item_bytes = 0
-        self.invocations: dict[int, Invocation] | None = None
-        self.scopes: dict[int, Scope] | None = None
-        self.feeds: dict[int, Feed] | None = None
-        self.waiters: list[Any] | None = None
+        self.invocations: Invocation | None = None
+        self.scopes: Scope | None = None
+        self.feeds: Feed | None = None
+        self.waiters: Any = None  # a feed, a use and its place, or a list of several of them
         self.merged: dict[tuple[int, int], Node] | None = None
         self.source: Node | None = None  # below a merge: the node that this one stands for
 
@@ -123,19 +129,41 @@ class Node:
 
     def wait(self, waiter: Any) -> None:
         """Be told when a flow of this node settles."""
-        if self.waiters is None:
-            self.waiters = [waiter]
+        waiters = self.waiters
+        if waiters is None:
+            self.waiters = waiter
+        elif type(waiters) is list:
+            waiters.append(waiter)
         else:
-            self.waiters.append(waiter)
+            self.waiters = [waiters, waiter]
 
     def scope(self, level: Level) -> Scope:
-        """The scope that holds this node's children on `level`."""
-        if self.scopes is None:
-            self.scopes = {}
-        scope = self.scopes.get(level.slot)
-        if scope is None:
-            scope = self.scopes[level.slot] = Scope(self, level)
+        """The scope that holds this node's children on `level`; made when first asked for."""
+        last, scope = None, self.scopes
+        while scope is not None:
+            if scope.level is level:
+                return scope
+            last, scope = scope, scope.next
+        scope = Scope(self, level)
+        if last is None:
+            self.scopes = scope
+        else:
+            last.next = scope
         return scope
+
+    def opened(self, level: Level) -> Scope | None:
+        """The same, if it has been asked for."""
+        scope = self.scopes
+        while scope is not None and scope.level is not level:
+            scope = scope.next
+        return scope
+
+    def feed(self, source: Gather) -> Feed | None:
+        """The feed of a gathered argument of a use at this node, if it has been asked for."""
+        feed = self.feeds
+        while feed is not None and feed.source is not source:
+            feed = feed.next
+        return feed
 
     def __repr__(self) -> str:
         return f"<node {self.path} level {self.level.index}>"
@@ -157,6 +185,7 @@ class Scope:
         "level",
         "limit",
         "live",
+        "next",
         "node",
         "paused",
         "producer",
@@ -177,4 +206,12 @@ class Scope:
         self.spent = False
         self.paused = False
         self.producer: Invocation | None = None
-        self.waiters: list[Any] = []
+        self.waiters: list[Feed] | None = None  # those that stand at its end
+        self.next: Scope | None = None  # of this node
+
+    def wait(self, feed: Feed) -> None:
+        """Have a feed move on when there is another child, or an end."""
+        if self.waiters is None:
+            self.waiters = [feed]
+        else:
+            self.waiters.append(feed)

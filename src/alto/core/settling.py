@@ -59,8 +59,7 @@ def completed(execution: Execution, gather: Gather, node: Node) -> None:
 
 def wake_waiters(execution: Execution, node: Node) -> None:
     waiters, node.waiters = node.waiters, None
-    assert waiters is not None
-    for waiter in waiters:
+    for waiter in waiters if type(waiters) is list else (waiters,):
         if type(waiter) is Feed:
             flow = waiter.source.flow
             if flow.level is node.level and node.vals[flow.slot] is PENDING:

@@ -19,13 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..core.admission import Ticket
@@ -34,15 +31,16 @@ from ..core.calls import Usage
 from ..core.events import Action, Emit, Finish, Go, Stop, Wake
 from ..core.execution import Execution, Invocation, State
 from ..core.feed import Feed
-from ..core.path import Path, show
+from ..core.path import show
 from ..errors import DeadlineExceeded, StageError
 from ..values import encode, size_of
 from . import places
+from .aside import NOTHING, Aside
 from .attempts import run_one
 from .batches import BatchCall
 from .current import changed, running
 from .events import Event
-from .places import Place, Places
+from .places import Place
 from .prompts import KeptStream
 from .readers import LiveStream, wake
 from .threads import Stopped, tell
@@ -78,10 +76,14 @@ def same(a: Any, b: Any) -> bool:
 class Run:
     """One request in this process."""
 
+    __slots__ = (
+        "_awaited", "_burst", "_more", "_reported", "_resting", "_spawning", "_timer", "aside",
+        "bounded", "budget", "context", "deadline", "ended", "error", "events", "execution", "id",
+        "loop", "pipeline", "priority", "queued", "runtime", "tasks", "thread", "ticket", "units",
+        "usage",
+    )  # fmt: skip
+
     barrier = False
-    budget: Budget | None = None  # tokens that it may spend on LM calls
-    priority: int = 0
-    ticket: Ticket | None = None  # by which it is counted as load
 
     def __init__(
         self,
@@ -101,12 +103,14 @@ class Run:
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
         self.deadline = deadline
+        self.budget: Budget | None = None  # tokens that it may spend on LM calls
+        self.priority = 0
+        self.ticket: Ticket | None = None  # by which it is counted as load
         self.usage = Usage()
-        self.reasoning: dict[tuple[str, Path], list[str]] = {}
         self.execution = Execution(
             pipeline.graph,
             name=request_id,
-            rng=partial(random.Random, f"{runtime.seed}/{request_id}"),
+            rng=runtime.rng_of,
             limits=runtime.config.limits,
             size=size_of,
             same=same,
@@ -116,24 +120,19 @@ class Run:
         )
         self.units: list[Unit | None] = runtime.units_of(pipeline.graph)
         self.context: Context = copy_context()
-        self.granted: deque[tuple[Invocation, Place]] = deque()
-        self.waits: dict[Places, int] = {}  # where attempts wait for a place, and how many
-        self.lent: dict[Invocation, Place] = {}  # by attempts at rest, to others
-        self.calling: list[Invocation] = []  # by whose own calls an engine writes
+        self.aside = NOTHING
         self.queued = 0  # calls that wait in a pool for a replica with room
-        self.on_stop: dict[Invocation, list[Callable[[], object]]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
-        self.events: deque[Event] = deque()
+        self.events: list[Event] | None = None
         self.bounded = bounded
-        self.done = asyncio.Event()
+        self.ended = False
         self.error: BaseException | None = None
+        self._awaited: tuple[asyncio.Future[None], ...] = ()  # by those who wait for its end
         self._more: asyncio.Future[None] | None = None
         self._spawning = False
         self._burst = 1
         self._timer: asyncio.TimerHandle | None = None
         self._resting = False
-        self._placed: dict[Invocation, Place] = {}  # between admission and start
-        self._gates: dict[Invocation, asyncio.Future[None]] = {}
         self._reported: list[tuple[Invocation, Event]] = []  # progress, by threads
 
     # ---------------------------------------------------------------- from outside
@@ -152,7 +151,10 @@ class Run:
 
     async def closed(self) -> None:
         """Until no task of the request is left (at most `CLEANUP_S` after its end)."""
-        await self.done.wait()
+        if not self.ended:
+            ended = self.loop.create_future()
+            self._awaited += (ended,)
+            await ended
         current = asyncio.current_task()
         tasks = {task for task in self.tasks if task is not current}
         if tasks:
@@ -165,14 +167,13 @@ class Run:
                 f"request {self.id}: its events have a reader already, and each is given once. "
                 "Let one task read them and hand them on."
             )
-        while not self.events and not self.done.is_set():
+        while not self.events and not self.ended:
             self._more = self.loop.create_future()
             try:
                 await self._more
             finally:
                 self._more = None
-        events = list(self.events)
-        self.events.clear()
+        events, self.events = self.events or [], None
         if self.bounded and not self.execution.client_room:
             self.execution.now = self.loop.time()
             self.execution.set_client_room(True)
@@ -190,9 +191,9 @@ class Run:
                 self._perform(actions)
         except Exception as error:
             self.failed(error)
-        if execution.ready or self.granted:
+        if execution.ready or self.aside.granted:
             self.schedule()
-        elif self.waits or self.queued:
+        elif self.queued or self.aside.waits:
             self.rested()
         if execution._timers:
             self.arm()
@@ -230,7 +231,7 @@ class Run:
     def _spawn(self) -> None:
         execution = self.execution
         wanted = min(
-            len(execution.ready) + len(self.granted),
+            len(execution.ready) + len(self.aside.granted),
             IN_FLIGHT_MAX + execution.idle - len(self.tasks),
         )
         for _ in range(min(self._burst, wanted)):
@@ -248,7 +249,7 @@ class Run:
         self.tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self.failed(task.exception() or RuntimeError("a runner failed"))
-        elif (self.execution.ready or self.granted) and not self.execution.finished:
+        elif (self.execution.ready or self.aside.granted) and not self.execution.finished:
             self.schedule()
         if not self.tasks and self.execution.finished:
             self.runtime.forget(self)
@@ -270,6 +271,8 @@ class Run:
         self.pump()
 
     def _push(self, event: Event) -> None:
+        if self.events is None:
+            self.events = []
         self.events.append(event)
         if self._more is not None and not self._more.done():
             self._more.set_result(None)
@@ -310,22 +313,24 @@ class Run:
 
     def _end_calls(self, invocation: Invocation) -> None:
         """What an attempt has started for itself ends with it."""
-        for stop in self.on_stop.pop(invocation, ()):
-            stop()
+        if self.aside.on_stop:
+            for stop in self.aside.on_stop.pop(invocation, ()):
+                stop()
 
     def _open_gate(self, invocation: Invocation) -> None:
-        gate = self._gates.pop(invocation, None)
-        if gate is not None and not gate.done():
-            gate.set_result(None)
+        if self.aside.gates:
+            gate = self.aside.gates.pop(invocation, None)
+            if gate is not None and not gate.done():
+                gate.set_result(None)
 
     async def gate(self, invocation: Invocation) -> bool:
         """Wait until a paused producer may go on; False if its attempt is over."""
         if invocation.state is State.RUNNING and invocation.paused:
-            gate = self._gates[invocation] = self.loop.create_future()
-            if self.waits or self.queued:
+            gate = self.set_aside().gates[invocation] = self.loop.create_future()
+            if self.aside.waits or self.queued:
                 self.rested()
             await gate
-            if self.lent:
+            if self.aside.lent:
                 await self.reclaim(invocation)
         self.execution.now = self.loop.time()
         return invocation.state is State.RUNNING
@@ -338,20 +343,19 @@ class Run:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            for gate in self._gates.values():
-                if not gate.done():
-                    gate.set_result(None)
-            self._gates.clear()
-            for wanted in list(self.waits):
-                wanted.forget(self)
-            self.waits.clear()
-            while self.granted:
-                place = self.granted.popleft()[1]
-                place.unit.places.release(place)
+            if self.aside is not NOTHING:
+                self.aside.clear(self)
         finally:
-            self.done.set()
-            if self._more is not None and not self._more.done():
-                self._more.set_result(None)
+            self._end()
+
+    def _end(self) -> None:
+        """Tell everybody who waits for the end."""
+        self.ended = True
+        for awaited in self._awaited:
+            if not awaited.done():
+                awaited.set_result(None)
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
 
     def safely(self, step: Callable[..., object], *args: Any) -> None:
         """Do something on the request's behalf that no task waits for: if the runtime itself
@@ -366,7 +370,7 @@ class Run:
         core cannot be asked any more."""
         with contextlib.suppress(Exception):
             self.cancel(error)
-        if not self.done.is_set():
+        if not self.ended:
             with contextlib.suppress(Exception):
                 self._finish(error)
             for action in self.execution.actions:
@@ -378,17 +382,15 @@ class Run:
                 if task is not current:
                     task.cancel()
             self.error = self.error or error
-            self.done.set()
+            self._end()
 
     # ---------------------------------------------------------------- places
 
-    def waited(self, wanted: Places) -> None:
-        """One attempt that waited for a place does so no more."""
-        left = self.waits.get(wanted, 0) - 1
-        if left > 0:
-            self.waits[wanted] = left
-        else:
-            self.waits.pop(wanted, None)
+    def set_aside(self) -> Aside:
+        """The request's own, to put something there."""
+        if self.aside is NOTHING:
+            self.aside = Aside()
+        return self.aside
 
     def queue(self, more: int) -> None:
         """So many more calls of this request wait in a pool for a replica with room."""
@@ -412,7 +414,7 @@ class Run:
 
     def take_back(self, invocation: Invocation, then: Callable[[], None]) -> bool:
         """An attempt that has lent its place goes on; False: not before `then` is called."""
-        place = self.lent.get(invocation)
+        place = self.aside.lent.get(invocation)
         if place is None or place.unit.places.take_back(place, then):
             return True
         self.rested()
@@ -428,14 +430,14 @@ class Run:
 
     async def _runner(self) -> None:
         execution, units = self.execution, self.units
-        ready, granted = execution.ready, self.granted
+        ready = execution.ready
         task = asyncio.current_task()
         assert task is not None
         clock = self.loop.time
         count = 0
-        while ready or granted:
+        while ready or self.aside.granted:
             invocation = self._next()
-            if ready or granted:
+            if ready or self.aside.granted:
                 self.schedule()  # this task has its hands full as soon as it waits
             if invocation is None:
                 continue
@@ -456,17 +458,17 @@ class Run:
                         execution.now = clock()
                         execution.done(invocation, value)
                     else:
-                        place = self._placed.pop(invocation, None) if unit.gated else None
+                        place = self.aside.placed.pop(invocation, None) if unit.gated else None
                         await run_one(self, unit, invocation, place)
                 except BaseException as error:
                     if not self._absorb(invocation, task, error):
                         raise
-                if invocation.feeds or self.on_stop or invocation.task is None:
+                if invocation.feeds or self.aside.on_stop or invocation.task is None:
                     self._left(invocation, task)
                 invocation.task = None  # whose context knows the invocation: a circle
                 if execution.actions or self.barrier:
                     self.pump()
-                if (ready or granted) and changed(context):
+                if (ready or self.aside.granted) and changed(context):
                     return  # the next invocation starts from the request's own context
                 if len(ready) == before + 1:  # of several the first comes first, from the queue
                     following = ready[-1]
@@ -482,16 +484,16 @@ class Run:
             if execution._timers:
                 self.arm()
             count += 1
-            if count % YIELD_EVERY == 0 and (ready or granted):
+            if count % YIELD_EVERY == 0 and (ready or self.aside.granted):
                 await asyncio.sleep(0)
-        if self.waits or self.queued:
+        if self.queued or self.aside.waits:
             self.rested()
 
     def _next(self) -> Invocation | None:
         """Start what has been granted a place, or else what is ready; None if it has to wait."""
         place: Place | None = None
-        if self.granted:
-            invocation, place = self.granted.popleft()
+        if self.aside.granted:
+            invocation, place = self.aside.granted.popleft()
         else:
             invocation = self.execution.ready.popleft()
         unit = self.units[invocation.use.index]
@@ -552,7 +554,7 @@ class Run:
             if place is None:
                 unit.places.wait(self, invocation)
                 return False
-            self._placed[invocation] = place
+            self.set_aside().placed[invocation] = place
         self.execution.started(invocation)
         if self.execution._timers:
             self.arm()

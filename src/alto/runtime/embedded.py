@@ -15,8 +15,10 @@ import asyncio
 import difflib
 import itertools
 import os
+import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any
 
 from ..config import Config
@@ -57,12 +59,12 @@ class Request:
     @property
     def reasoning(self) -> dict[tuple[str, Path], str]:
         """Reasoning text of LM stages, by stage and path."""
-        return {key: "".join(pieces) for key, pieces in self._run.reasoning.items()}
+        return {key: "".join(pieces) for key, pieces in self._run.aside.reasoning.items()}
 
     @property
     def finished(self) -> bool:
         """Whether the request is over."""
-        return self._run.done.is_set()
+        return self._run.ended
 
     async def result(self) -> Any:
         """The outputs, when the request is over: a value, or a dict of them; items below the
@@ -100,6 +102,11 @@ def result_of(run: Run) -> Any:
     return results["result"] if run.pipeline.graph.single else results
 
 
+def _rng_of(seed: int, request: str) -> random.Random:
+    """What a request draws its luck from."""
+    return random.Random(f"{seed}/{request}")
+
+
 _runtimes = itertools.count(1)
 """Numbers the runtimes of this process."""
 
@@ -123,6 +130,7 @@ class Runtime:
         self.config = config or Config()
         self.barrier = barrier
         self.seed = self.config.seed
+        self.rng_of = partial(_rng_of, self.seed)
         self.units: dict[str, Unit] = {}
         self._by_graph: dict[int, tuple[Graph, list[Unit | None]]] = {}
         self._engines: dict[str, Engine] = {}
@@ -267,7 +275,7 @@ class Runtime:
             if run.error is not None:
                 raise run.error
         finally:
-            if not run.done.is_set():
+            if not run.ended:
                 run.cancel(asyncio.CancelledError("the reader of the stream has gone"))
                 await run.closed()
 

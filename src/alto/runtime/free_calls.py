@@ -206,7 +206,7 @@ async def _read(
         stream = engine.stream(call)
     else:
         stream = spending.stream(run, invocation, engine, call)
-    run.calling.append(invocation)
+    run.set_aside().calling.append(invocation)
     try:
         async with aclosing(stream) as deltas:
             async for delta in deltas:
@@ -217,7 +217,7 @@ async def _read(
         call.untold = call.untold or failure.usage
         raise
     finally:
-        run.calling.remove(invocation)
+        run.aside.calling.remove(invocation)
         if call.untold is not None:
             run.usage = run.usage + call.untold
 

@@ -83,7 +83,7 @@ class Places:
     def wait(self, run: Run, invocation: Invocation) -> None:
         """Queue for a place, first come first served over all requests."""
         self.queue.append((run, invocation))
-        run.waits[self] = run.waits.get(self, 0) + 1
+        _waits(run, self)
 
     def release(self, place: Place) -> None:
         """The code that used a place has ended: the next in the queue may have it."""
@@ -91,7 +91,7 @@ class Places:
             return
         del self.held[place]
         if place.lent:
-            place.run.lent.pop(place.invocation, None)  # type: ignore[union-attr,arg-type]
+            place.run.aside.lent.pop(place.invocation, None)  # type: ignore[union-attr,arg-type]
         else:
             self.busy[place.number] -= 1
             self._pass_on()
@@ -110,7 +110,7 @@ class Places:
         """Let the next in the queue have the place of an attempt that is at rest."""
         assert place.run is not None and place.invocation is not None and not place.lent
         place.lent = True
-        place.run.lent[place.invocation] = place
+        place.run.set_aside().lent[place.invocation] = place
         self.busy[place.number] -= 1
         self._pass_on()
 
@@ -122,7 +122,7 @@ class Places:
             self._regain(place)
             return True
         self.returning.append((place, then))
-        place.run.waits[self] = place.run.waits.get(self, 0) + 1
+        _waits(place.run, self)
         place.run.execution.now = place.run.loop.time()
         pressure.stall(place.run.execution, place.invocation)
         return False
@@ -131,7 +131,7 @@ class Places:
         assert place.run is not None and place.invocation is not None
         self.busy[place.number] += 1
         place.lent = False
-        place.run.lent.pop(place.invocation, None)
+        place.run.aside.lent.pop(place.invocation, None)
         place.run.execution.now = place.run.loop.time()
         pressure.unstall(place.run.execution, place.invocation)
 
@@ -141,10 +141,10 @@ class Places:
             place, then = self.returning.popleft()
             assert place.run is not None
             if place not in self.held:
-                place.run.waited(self)
+                _waited(place.run, self)
             elif self.limit is None or self.busy[place.number] < self.limit:
                 self._regain(place)
-                place.run.waited(self)
+                _waited(place.run, self)
                 then()
             else:
                 self.returning.append((place, then))
@@ -160,14 +160,14 @@ class Places:
             run, invocation = self.queue[0]
             if invocation.state is not State.READY:
                 self.queue.popleft()
-                run.waited(self)
+                _waited(run, self)
                 continue
             free = self.take(run, invocation)
             if free is None:
                 return
             self.queue.popleft()
-            run.waited(self)
-            run.granted.append((invocation, free))
+            _waited(run, self)
+            run.set_aside().granted.append((invocation, free))
             run.schedule()
 
     def forget(self, run: Run) -> None:
@@ -176,16 +176,32 @@ class Places:
         self.returning = deque(entry for entry in self.returning if entry[0].run is not run)
 
 
+def _waits(run: Run, places: Places) -> None:
+    """One more attempt waits for a place."""
+    waits = run.set_aside().waits
+    waits[places] = waits.get(places, 0) + 1
+
+
+def _waited(run: Run, places: Places) -> None:
+    """One attempt that waited for a place does so no more."""
+    waits = run.aside.waits
+    left = waits.get(places, 0) - 1
+    if left > 0:
+        waits[places] = left
+    elif places in waits:
+        del waits[places]
+
+
 def at_rest(run: Run) -> bool:
     """Whether, as far as numbers tell, nothing of a request goes on before an attempt of it gets a
     place."""
     execution = run.execution
     return (
-        bool(run.waits)
-        and not run.granted
+        bool(run.aside.waits)
+        and not run.aside.granted
         and not execution.ready
         and execution.client_room
-        and execution.running <= execution.idle + sum(run.waits.values())
+        and execution.running <= execution.idle + sum(run.aside.waits.values())
     )
 
 
@@ -193,7 +209,7 @@ def unlock(run: Run) -> None:
     """`run` is at rest and waits for places: if it waits in a circle, have a place lent."""
     runs, wanted = [run], []
     for waiting in runs:  # grows on the way
-        for places in waiting.waits:
+        for places in waiting.aside.waits:
             if places in wanted:
                 continue
             wanted.append(places)
@@ -226,10 +242,10 @@ def queues(run: Run) -> bool:
     return (
         run.queued > 0
         and bool(execution.paused)
-        and not run.granted
+        and not run.aside.granted
         and not execution.ready
         and execution.client_room
-        and execution.running <= execution.idle + run.queued + sum(run.waits.values())
+        and execution.running <= execution.idle + run.queued + sum(run.aside.waits.values())
     )
 
 
@@ -245,13 +261,13 @@ def make_room(run: Run) -> None:
 
 def _writes(run: Run, invocation: Invocation) -> bool:
     unit = run.units[invocation.use.index]
-    return invocation in run.calling or (unit is not None and isinstance(unit.stage, LM))
+    return invocation in run.aside.calling or (unit is not None and isinstance(unit.stage, LM))
 
 
 def _surely_at_rest(run: Run) -> bool:
     """`at_rest` goes by numbers; this looks at every attempt."""
     waiting: set[Invocation] = set()
-    for places in run.waits:
+    for places in run.aside.waits:
         waiting.update(invocation for other, invocation in places.queue if other is run)
         waiting.update(
             place.invocation

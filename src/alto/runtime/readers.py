@@ -81,7 +81,7 @@ class LiveStream(AsCompleted[Any]):
                     "Let one task read it and hand the items on."
                 )
             value = execution.pull(feed)
-            if execution.actions or execution.ready or run.granted:
+            if execution.actions or execution.ready or run.aside.granted:
                 run.pump()
             if value is END:
                 raise StopAsyncIteration
@@ -95,12 +95,12 @@ class LiveStream(AsCompleted[Any]):
         run = self._run
         self._waiter = run.loop.create_future()
         try:
-            if run.waits:
+            if run.aside.waits:
                 run.rested()
             await self._waiter
         finally:
             self._waiter = None
-        if run.lent:
+        if run.aside.lent:
             await run.reclaim(self._invocation)
         run.execution.now = run.loop.time()
 
@@ -136,7 +136,7 @@ class LiveStream(AsCompleted[Any]):
     def _answer(self) -> None:
         """On the loop: give the thread what is there; with nothing there it goes on waiting."""
         run, invocation, feed = self._run, self._invocation, self._feed
-        if invocation in run.lent and not run.take_back(invocation, self._answer):
+        if invocation in run.aside.lent and not run.take_back(invocation, self._answer):
             return
         execution = run.execution
         execution.now = run.loop.time()
@@ -162,7 +162,7 @@ class LiveStream(AsCompleted[Any]):
                 pressure.unstall(execution, invocation)
             self._answers.put((items, over))
         run.pump()
-        if run.waits:
+        if run.aside.waits:
             run.rested()
 
 

@@ -207,7 +207,7 @@ class Reading(Keeper):
     def _reason(self, text: Any) -> None:
         run = self.run
         key = (self.invocation.use.name, self.invocation.path)
-        run.reasoning.setdefault(key, []).append(text)
+        run.set_aside().reasoning.setdefault(key, []).append(text)
         run.progress(self.invocation, "reasoning", text)
 
     def again(self, messages: list[Message]) -> list[Message]:

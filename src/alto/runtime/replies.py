@@ -40,7 +40,7 @@ def start(
         work.close()
         return None
     task = run.loop.create_task(work, context=context)
-    stops = run.on_stop.setdefault(invocation, [])
+    stops = run.set_aside().on_stop.setdefault(invocation, [])
     stops.append(task.cancel)
 
     def over(task: asyncio.Task[T]) -> None:
