@@ -18,7 +18,6 @@ import pickle
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from itertools import islice
-from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -27,7 +26,7 @@ SIZE_VISITS_MAX = 256
 """How many values `size_of` looks at; beyond it the rest is taken to be like the part seen."""
 
 SIZERS_MAX = 4096
-"""How many types' way of being sized is remembered."""
+"""Of how many types the fields are remembered."""
 
 SIZE_DEPTH_MAX = 8
 """How deep `size_of` looks; what lies deeper counts as one word."""
@@ -36,7 +35,6 @@ _PLAIN: tuple[Any, ...] = (int, float, bytes, dict, list, tuple, set, frozenset)
 _TEXTS = (str, bytes, bytearray)
 _NUMBERS = (int, float)
 _COLLECTIONS = (list, tuple, set, frozenset)
-_ONLY_TEXT = {str}
 _WORD = 8
 _REFUSALS = (TypeError, ValueError, RecursionError, OverflowError, msgspec.MsgspecError)
 _read = msgspec.json.Decoder().decode
@@ -76,44 +74,46 @@ def encode(value: Any) -> bytes:
 
 def size_of(value: Any) -> int:
     """About how many bytes the value holds. Cheap before exact: a string is its length."""
+    # Asked of every item: as by `_size`, sooner where the value is, or holds, mere text.
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, (int, float)):
+        return _WORD
     kind: Any = type(value)
-    return _sizer(kind)(value)  # asked of every item: a type is looked at once
+    if kind is list:
+        return _size_of_list(value)
+    names = _text_names(kind)
+    if not names:
+        return _size_of_any(value)
+    size = _WORD
+    for name in names:
+        held = getattr(value, name, None)
+        if type(held) is not str:
+            return _size_of_any(value)
+        size += len(held)
+    return size
 
 
 @lru_cache(SIZERS_MAX)
-def _sizer(kind: type) -> Callable[[Any], int]:
-    """How values of a type are sized: as by `_size`, sooner where they are, or hold, mere text."""
-    if issubclass(kind, _TEXTS):
-        return len
-    if issubclass(kind, _NUMBERS) or kind is type(None):
-        return _size_of_one
-    if kind is list:
-        return _size_of_list
-    names = () if issubclass(kind, (*_COLLECTIONS, dict)) else _fields(kind) or ()
-    if not 0 < len(names) < SIZE_VISITS_MAX or hasattr(kind, "nbytes") or "nbytes" in names:
-        return _size_of_any
-    fields: Callable[[Any], Any] = attrgetter(*names, names[0])  # two or more: else no tuple
-
-    def size_of_fields(value: Any) -> int:
-        try:
-            *held, _ = fields(value)
-        except AttributeError:
-            return _size_of_any(value)
-        if set(map(type, held)) == _ONLY_TEXT:
-            return _WORD + sum(map(len, held))
-        return _size_of_any(value)
-
-    return size_of_fields
-
-
-def _size_of_one(value: Any) -> int:
-    return _WORD
+def _text_names(kind: type) -> tuple[str, ...]:
+    """The fields of a type, where all of them may be text and nothing else gives its size."""
+    if issubclass(kind, (*_TEXTS, *_COLLECTIONS, dict)):
+        return ()
+    names = _fields(kind) or ()
+    if len(names) >= SIZE_VISITS_MAX or hasattr(kind, "nbytes") or "nbytes" in names:
+        return ()
+    return names
 
 
 def _size_of_list(value: list[Any]) -> int:
-    if len(value) < SIZE_VISITS_MAX and set(map(type, value)) == _ONLY_TEXT:
-        return _WORD + sum(map(len, value))
-    return _size_of_any(value)
+    if len(value) >= SIZE_VISITS_MAX:
+        return _size_of_any(value)
+    size = _WORD
+    for held in value:
+        if type(held) is not str:
+            return _size_of_any(value)
+        size += len(held)
+    return size
 
 
 def _size_of_any(value: Any) -> int:
