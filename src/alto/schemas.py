@@ -95,6 +95,19 @@ def decode(tp: Any, text: str | bytes) -> Any:
         ) from error.__cause__
 
 
+def decoder_of(tp: Any) -> Callable[[str], Any]:
+    """`decode` for one type, which is looked at here, once."""
+    read_strictly = _codec(tp).decode
+
+    def decoded(text: str) -> Any:
+        try:
+            return read_strictly(text)
+        except _REFUSALS:
+            return decode(tp, text)  # which forgives, or says what is wrong
+
+    return decoded
+
+
 class NotJson(ValueError):
     """`text` is not JSON for a type; the message says why, without a full stop."""
 

@@ -23,6 +23,7 @@ import enum
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 from .core.choice import (
@@ -35,22 +36,22 @@ from .core.choice import (
     read_int,
 )
 from .core.cut import (
-    AT_ONCE,
+    After,
     Cutter,
     Deltas,
     Lines,
     Paragraphs,
-    Until,
     Whole,
 )
 from .core.json_cut import ARRAY, OBJECT, SCALAR, JsonItems, JsonWhole
 from .core.scalar_cut import ScalarItems
 from .core.sentences import Sentences
-from .core.texts import JsonText, Line, Paragraph, Sentence
+from .core.texts import Line, Paragraph, Sentence
 from .errors import GraphError, ParseError
 from .schemas import (
     Schema,
     decode,
+    decoder_of,
     is_choice,
     is_struct,
     is_union,
@@ -108,7 +109,7 @@ class Reader(Generic[T]):
         After a `ParseError` in a stream, keep `text[:settled]`. If the engine can go on from it,
         feed that to the new cutter first and then what comes; else have the whole asked for again.
         """
-        return _After(self.new(), count) if count else self.new()
+        return After(self.new(), count) if count else self.new()
 
 
 def reader_for(element: Any, stream: bool = False) -> Reader[Any]:
@@ -135,7 +136,7 @@ def _text_reader(kind: type[str], stream: bool) -> Reader[Any]:
         def trimmed(text: str, truncated: bool = False) -> str:
             return kind(text.strip())
 
-        return Reader("text", None, lambda: Choice(trimmed))
+        return Reader("text", None, partial(Choice, trimmed))
     if kind not in cutters:
         raise GraphError(
             f"Stream[{kind.__name__}]: text cannot be cut into {kind.__name__}. Expected "
@@ -148,11 +149,11 @@ def _choice_reader(element: Any, stream: bool) -> Reader[Any]:
     expected, read, read_line = _readings(element)
     schema = _choice_schema(element)
     if not stream:
-        return Reader(expected, schema, lambda: Choice(read))
+        return Reader(expected, schema, partial(Choice, read))
     return Reader(
         f"a JSON array, or lines, each {expected}",
         _wrapped("items", schema, many=True),
-        lambda: ScalarItems(read, read_line, expected=expected),
+        partial(ScalarItems, read, read_line, expected=expected),
     )
 
 
@@ -233,12 +234,13 @@ def _json_stream_reader(element: Any) -> Reader[Any]:
         # A pydantic model may take its fields by their own names besides their aliases.
         fields |= frozenset(getattr(element, "model_fields", ()))
     wrapper = next(name for name in _WRAPPERS if fields is None or name not in fields)
-    starts = _starts(schema)
-
-    def new() -> Cutter[Any]:
-        cutter = JsonItems(starts=starts, fields=fields, wrapper=wrapper)
-        return _Decoded(cutter, element)
-
+    new = partial(
+        JsonItems,
+        starts=_starts(schema),
+        fields=fields,
+        wrapper=wrapper,
+        decode=decoder_of(element),
+    )
     expected = f"a JSON array of {name_of(element)}{_named(names)}"
     return Reader(expected, _wrapped(wrapper, schema, many=True), new)
 
@@ -252,12 +254,12 @@ def _json_reader(element: Any) -> Reader[Any]:
         root = _wrapped(wrapper, schema) if schema else None
     name = f"JSON for {name_of(element)}{_named(_fields(schema))}"
     if starts == OBJECT:
-        return Reader(name, root, lambda: _Decoded(JsonWhole(), element))
+        return Reader(name, root, partial(JsonWhole, decode=decoder_of(element)))
 
     def read(text: str, truncated: bool = False) -> Any:
         return _read_whole(element, text, truncated)
 
-    return Reader(name, root, lambda: Choice(read))
+    return Reader(name, root, partial(Choice, read))
 
 
 def _read_whole(element: Any, text: str, truncated: bool) -> Any:
@@ -339,73 +341,3 @@ def _starts(schema: Schema) -> str:
 
 def _kind(value: Any) -> str:
     return "string" if isinstance(value, str) else "null" if value is None else "integer"
-
-
-class _Decoded(Generic[T]):
-    """A cutter of JSON, with its items decoded."""
-
-    __slots__ = ("_count", "_cutter", "_element", "error", "settled")
-
-    def __init__(self, cutter: JsonItems, element: Any) -> None:
-        self.error: ParseError | None = None
-        self.settled = 0
-        self._cutter = cutter
-        self._element = element
-        self._count = 0
-
-    def feed(self, text: str) -> list[T]:
-        if self.error:
-            return []
-        written = self._cutter.feed(text)
-        return self._decode(written) if written or self._cutter.error else []
-
-    def until(self) -> Until:
-        return AT_ONCE if self.error else self._cutter.until()
-
-    def finish(self, truncated: bool = False) -> list[T]:
-        return [] if self.error else self._decode(self._cutter.finish(truncated))
-
-    def _decode(self, written: list[JsonText]) -> list[T]:
-        items: list[T] = []
-        for each in written:
-            try:
-                items.append(decode(self._element, each))
-            except ParseError as error:
-                self.error = ParseError(f"Item {self._count + 1}: {error}", text=error.text)
-                return items
-            self._count += 1
-            self.settled = each.end
-        self.error = self._cutter.error
-        return items
-
-
-class _After(Generic[T]):
-    """A cutter that keeps its first items to itself."""
-
-    __slots__ = ("_count", "_cutter")
-
-    def __init__(self, cutter: Cutter[T], count: int) -> None:
-        self._cutter = cutter
-        self._count = count
-
-    @property
-    def error(self) -> ParseError | None:
-        return self._cutter.error
-
-    @property
-    def settled(self) -> int:
-        return self._cutter.settled
-
-    def feed(self, text: str) -> list[T]:
-        return self._rest(self._cutter.feed(text))
-
-    def until(self) -> Until:
-        return self._cutter.until()
-
-    def finish(self, truncated: bool = False) -> list[T]:
-        return self._rest(self._cutter.finish(truncated))
-
-    def _rest(self, items: list[T]) -> list[T]:
-        rest = items[self._count :]
-        self._count -= min(self._count, len(items))
-        return rest

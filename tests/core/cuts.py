@@ -40,6 +40,7 @@ def _patiently(new: New, text: str, truncated: bool) -> tuple[list[tuple[int, An
     for at, char in enumerate(text):
         kept += char
         marks, chars = cutter.until()
+        assert not any(mark.isalnum() or mark == " " for mark in marks), "see Until"
         if char in marks or len(kept) >= chars:
             given += [(at + 1, item) for item in cutter.feed(kept)]
             kept = ""

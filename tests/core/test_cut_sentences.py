@@ -152,7 +152,7 @@ class TestLimit:
         items = []
         for at in range(0, len(text), size):
             items += cutter.feed(text[at : at + size])
-            assert cutter._open.chars <= SENTENCE_CHARS_MAX + LOOKAHEAD_CHARS_MAX + size
+            assert cutter.chars <= SENTENCE_CHARS_MAX + LOOKAHEAD_CHARS_MAX + size
         items += cutter.finish()
         assert len(items) == len(text) // SENTENCE_CHARS_MAX + 1
         assert "".join("".join(items).split()) == "".join(text.split())

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
 from ..errors import ParseError
-from .cut import AT_ONCE, OPEN_CHARS_MAX, OpenText, Until, cut_off, shorten, too_long
+from .cut import AT_ONCE, OPEN_CHARS_MAX, Cutter, Until, cut_off, shorten, too_long
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -37,33 +37,31 @@ class Read(Protocol[T_co]):
     def __call__(self, text: str, truncated: bool = False) -> T_co: ...
 
 
-class Choice(Generic[T]):
+class Choice(Cutter[T]):
     """The whole text is one choice. It is certain at the end only: another label may follow."""
 
-    __slots__ = ("_open", "_reader", "error", "settled")
+    __slots__ = ("_reader",)
 
     def __init__(self, read: Read[T]) -> None:
-        self.error: ParseError | None = None
-        self.settled = 0
+        super().__init__()
         self._reader = read
-        self._open = OpenText()
 
     def feed(self, text: str) -> list[T]:
         if self.error is None:
-            self._open.add(text)
-            if self._open.chars > OPEN_CHARS_MAX:
-                self.error = too_long("a choice", self._open.take(), OPEN_CHARS_MAX)
+            self.add(text)
+            if self.chars > OPEN_CHARS_MAX:
+                self.error = too_long("a choice", self.take(), OPEN_CHARS_MAX)
         return []
 
     def until(self) -> Until:
-        return AT_ONCE if self.error is not None else ("", self._open.room())
+        return AT_ONCE if self.error is not None else ("", self.room())
 
     def finish(self, truncated: bool = False) -> list[T]:
         if self.error is not None:
             return []
-        end = self._open.chars
+        end = self.chars
         try:
-            value = self._reader(self._open.take(), truncated)
+            value = self._reader(self.take(), truncated)
         except ParseError as error:
             self.error = error
             return []

@@ -28,7 +28,7 @@ Here are the cutters without rules of their own. The others have a file each: `s
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from ..errors import ParseError
 from .texts import Line, Paragraph
@@ -36,7 +36,7 @@ from .texts import Line, Paragraph
 T = TypeVar("T")
 
 Until = tuple[str, int]
-"""Some characters, and a number of characters."""
+"""Some characters, none of them a letter, a digit or a space; and a number of characters."""
 
 AT_ONCE: Until = ("", 0)
 """Any piece may matter."""
@@ -48,29 +48,72 @@ SHOWN_CHARS_MAX = 400
 """How much of a text an error message shows; `ParseError.text` has all of it."""
 
 
-class Cutter(Protocol[T]):
-    """Text pieces in, items out."""
+class OpenText:
+    """The text of an item that is not complete yet, in the pieces that it came in. Mostly that is
+    one, so that there is no list before there are two."""
 
-    @property
-    def error(self) -> ParseError | None:
+    __slots__ = ("_more", "_text", "chars")
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._more: list[str] | None = None
+        """The pieces behind `_text`."""
+        self.chars = 0
+        """How long all of it is. It is changed by `add` and `take` alone."""
+
+    def add(self, piece: str) -> None:
+        """It goes on with this."""
+        if self.chars == 0:
+            self._text = piece
+        elif self._more is None:
+            self._more = [piece]
+        else:
+            self._more.append(piece)
+        self.chars += len(piece)
+
+    def room(self) -> int:
+        """With how many characters more it is too long."""
+        return OPEN_CHARS_MAX + 1 - self.chars
+
+    def so_far(self) -> str:
+        """All of it as one plain string."""
+        return self._text + ("" if self._more is None else "".join(self._more))
+
+    def take(self) -> str:
+        """The same; empty afterwards."""
+        text = self.so_far()
+        self._text = ""
+        self._more = None
+        self.chars = 0
+        return text
+
+
+class Cutter(OpenText, Generic[T]):
+    """Text pieces in, items out.
+
+    It holds the text of its open item itself: one in an object of its own would be another for
+    each of many texts that are read at once.
+    """
+
+    __slots__ = ("error", "settled")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: ParseError | None = None
         """Why the text cannot be read (further). Look at it after each `feed` and `finish`."""
-        ...
-
-    @property
-    def settled(self) -> int:
+        self.settled = 0
         """How many characters of the text lie before the end of the last item given. A text that is
         asked for again can go on from there: feed a new cutter the kept text, drop what it gives.
         """
-        ...
 
     def until(self) -> Until:
         """What further text must have before an item can come of it: one of these characters, or
         this length. It holds until something is fed."""
-        ...
+        raise NotImplementedError
 
     def feed(self, text: str) -> list[T]:
         """Take the next piece; return the items that it completes, in order."""
-        ...
+        raise NotImplementedError
 
     def finish(self, truncated: bool = False) -> list[T]:
         """The text has ended: return what that completes. Called once.
@@ -78,7 +121,7 @@ class Cutter(Protocol[T]):
         `truncated` says that the engine stopped for length. Then complete items are still given,
         an open one is not, and `error` is set if the text could have held more of them.
         """
-        ...
+        raise NotImplementedError
 
 
 def shorten(text: str, limit: int = SHOWN_CHARS_MAX) -> str:
@@ -108,44 +151,13 @@ def too_long(expected: str, text: str, limit: int) -> ParseError:
     )
 
 
-class OpenText:
-    """The pieces of an item that is not complete yet."""
-
-    __slots__ = ("chars", "pieces")
-
-    def __init__(self) -> None:
-        self.pieces: list[str] = []
-        """They are not changed but by `add` and `take`."""
-        self.chars = 0
-        """Their length together."""
-
-    def add(self, piece: str) -> None:
-        self.pieces.append(piece)
-        self.chars += len(piece)
-
-    def room(self) -> int:
-        """With how many characters more it is too long."""
-        return OPEN_CHARS_MAX + 1 - self.chars
-
-    def take(self) -> str:
-        """All of it as one string; empty afterwards."""
-        text = "".join(self.pieces)
-        self.pieces.clear()
-        self.chars = 0
-        return text
-
-
-class Deltas:
+class Deltas(Cutter[str]):
     """Every piece is an item, as it came: white space counts, an empty piece does not.
 
     Any text is made of deltas, so one that was cut off by length is no error.
     """
 
-    __slots__ = ("error", "settled")
-
-    def __init__(self) -> None:
-        self.error: ParseError | None = None
-        self.settled = 0
+    __slots__ = ()
 
     def feed(self, text: str) -> list[str]:
         self.settled += len(text)
@@ -159,47 +171,40 @@ class Deltas:
         return []
 
 
-class Whole:
+class Whole(Cutter[str]):
     """The whole text is one item, exactly as it was written, even if it is empty.
 
     Any text is a string, so one that was cut off by length is no error.
     """
 
-    __slots__ = ("_open", "error", "settled")
-
-    def __init__(self) -> None:
-        self.error: ParseError | None = None
-        self.settled = 0
-        self._open = OpenText()
+    __slots__ = ()
 
     def feed(self, text: str) -> list[str]:
         if self.error is None:
-            self._open.add(text)
-            if self._open.chars > OPEN_CHARS_MAX:
-                self.error = too_long("a text", self._open.take(), OPEN_CHARS_MAX)
+            self.add(text)
+            if self.chars > OPEN_CHARS_MAX:
+                self.error = too_long("a text", self.take(), OPEN_CHARS_MAX)
         return []
 
     def until(self) -> Until:
-        return AT_ONCE if self.error is not None else ("", self._open.room())
+        return AT_ONCE if self.error is not None else ("", self.room())
 
     def finish(self, truncated: bool = False) -> list[str]:
         if self.error is not None:
             return []
-        self.settled = self._open.chars
-        return [self._open.take()]
+        self.settled = self.chars
+        return [self.take()]
 
 
-class Lines:
-    """An item for each line that is not blank, complete with its line break."""
+class Lines(Cutter[Line]):
+    """An item for each line that is not blank, complete with its line break. A line is held
+    without that."""
 
-    __slots__ = ("_open", "_read", "error", "settled")
+    __slots__ = ("_read",)
 
     def __init__(self) -> None:
-        self.error: ParseError | None = None
-        self.settled = 0
+        super().__init__()
         self._read = 0
-        self._open = OpenText()
-        """The line that is being written, without its line break."""
 
     def feed(self, text: str) -> list[Line]:
         if self.error is not None:
@@ -207,24 +212,24 @@ class Lines:
         items: list[Line] = []
         *ends, rest = text.split("\n")
         for end in ends:
-            self._open.add(end)
-            self._read += self._open.chars + 1
-            if line := self._open.take().strip():
+            self.add(end)
+            self._read += self.chars + 1
+            if line := self.take().strip():
                 items.append(Line(line))
                 self.settled = self._read
-        self._open.add(rest)
-        if self._open.chars > OPEN_CHARS_MAX:
-            self.error = too_long("lines", self._open.take(), OPEN_CHARS_MAX)
+        self.add(rest)
+        if self.chars > OPEN_CHARS_MAX:
+            self.error = too_long("lines", self.take(), OPEN_CHARS_MAX)
         return items
 
     def until(self) -> Until:
-        return AT_ONCE if self.error is not None else ("\n", self._open.room())
+        return AT_ONCE if self.error is not None else ("\n", self.room())
 
     def finish(self, truncated: bool = False) -> list[Line]:
         if self.error is not None:
             return []
-        self._read += self._open.chars
-        line = self._open.take().strip()
+        self._read += self.chars
+        line = self.take().strip()
         if truncated:
             self.error = cut_off("whole lines", line)
             return []
@@ -234,17 +239,15 @@ class Lines:
         return [Line(line)]
 
 
-class Paragraphs:
-    """An item for each run of lines without a blank one, complete with the blank line after it."""
+class Paragraphs(Cutter[Paragraph]):
+    """An item for each run of lines without a blank one, complete with the blank line after it. A
+    paragraph is held from its first visible character on."""
 
-    __slots__ = ("_blank", "_open", "_read", "error", "settled")
+    __slots__ = ("_blank", "_read")
 
     def __init__(self) -> None:
-        self.error: ParseError | None = None
-        self.settled = 0
+        super().__init__()
         self._read = 0
-        self._open = OpenText()
-        """The paragraph that is being written, from its first visible character on."""
         self._blank = True
         """Nothing visible has come in the line that is being written."""
 
@@ -257,24 +260,24 @@ class Paragraphs:
             self._add(end)
             self._read += len(end) + 1
             if not self._blank:
-                self._open.add("\n")
+                self.add("\n")
                 self._blank = True
-            elif paragraph := self._open.take().strip():
+            elif paragraph := self.take().strip():
                 items.append(Paragraph(paragraph))
                 self.settled = self._read
         self._add(rest)
         self._read += len(rest)
-        if self._open.chars > OPEN_CHARS_MAX:
-            self.error = too_long("paragraphs", self._open.take(), OPEN_CHARS_MAX)
+        if self.chars > OPEN_CHARS_MAX:
+            self.error = too_long("paragraphs", self.take(), OPEN_CHARS_MAX)
         return items
 
     def until(self) -> Until:
-        return AT_ONCE if self.error is not None else ("\n", self._open.room())
+        return AT_ONCE if self.error is not None else ("\n", self.room())
 
     def finish(self, truncated: bool = False) -> list[Paragraph]:
         if self.error is not None:
             return []
-        paragraph = self._open.take().strip()
+        paragraph = self.take().strip()
         if truncated:
             self.error = cut_off("whole paragraphs", paragraph)
             return []
@@ -287,5 +290,31 @@ class Paragraphs:
         """Take a piece without a line break."""
         if piece and not piece.isspace():
             self._blank = False
-        if not self._blank or self._open.chars:
-            self._open.add(piece)
+        if not self._blank or self.chars:
+            self.add(piece)
+
+
+class After(Cutter[T]):
+    """A cutter that keeps its first items to itself."""
+
+    __slots__ = ("_count", "_cutter")
+
+    def __init__(self, cutter: Cutter[T], count: int) -> None:
+        super().__init__()
+        self._cutter = cutter
+        self._count = count
+
+    def feed(self, text: str) -> list[T]:
+        return self._rest(self._cutter.feed(text))
+
+    def until(self) -> Until:
+        return self._cutter.until()
+
+    def finish(self, truncated: bool = False) -> list[T]:
+        return self._rest(self._cutter.finish(truncated))
+
+    def _rest(self, items: list[T]) -> list[T]:
+        self.error, self.settled = self._cutter.error, self._cutter.settled
+        rest = items[self._count :]
+        self._count -= min(self._count, len(items))
+        return rest

@@ -32,9 +32,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from ..errors import ParseError
-from .cut import AT_ONCE, OPEN_CHARS_MAX, OpenText, Until, cut_off, shorten, too_long
+from .cut import AT_ONCE, OPEN_CHARS_MAX, Cutter, OpenText, Until, cut_off, shorten, too_long
 from .texts import JsonText
 
 DEPTH_MAX = 200
@@ -60,13 +61,14 @@ _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 _MEMBERS = rf"{_PLAIN}(?:{_STRING}{_PLAIN})*}}"
 _NAME = rf'[ \t\r\n]*"([^"\\\n]{{0,{FIRST_NAME_CHARS_MAX}}})"[ \t\r\n]*:'
 _FLAT = re.compile(rf"{{{_MEMBERS}", re.DOTALL)
-_FLAT_NAMED = re.compile(rf"{{{_NAME}{_MEMBERS}", re.DOTALL)
+_NAMED = re.compile(rf"{{{_NAME}")
 _BEFORE_EMPTY = ("", ":", "`")
 _CLOSER = {"{": "}", "[": "]"}
 
 
-class JsonItems:
-    """Items as raw JSON, from an array, a wrapper around one, JSON lines or objects in prose.
+class JsonItems(Cutter[Any]):
+    """Items from an array, a wrapper around one, JSON lines or objects in prose: what `decode`
+    makes of the raw JSON of each, which raises `ParseError`; or that itself, as `JsonText`.
 
     A state is a method that looks at `text` from `at` on, and says from where the next one looks.
     It is kept as a plain function, since a bound method would tie the cutter to itself and leave
@@ -78,6 +80,8 @@ class JsonItems:
         "_before",
         "_brackets",
         "_capturing",
+        "_count",
+        "_decode",
         "_emits",
         "_escaped",
         "_fields",
@@ -87,7 +91,6 @@ class JsonItems:
         "_list_closed",
         "_mark",
         "_name",
-        "_open",
         "_read",
         "_stack",
         "_starts",
@@ -96,9 +99,7 @@ class JsonItems:
         "_whole",
         "_wrapper",
         "_wraps",
-        "error",
         "seen",
-        "settled",
     )
 
     def __init__(
@@ -107,38 +108,39 @@ class JsonItems:
         starts: str = OBJECT,
         fields: frozenset[str] | None = None,
         wrapper: str | None = "items",
+        decode: Callable[[str], Any] | None = None,
     ) -> None:
-        self.error: ParseError | None = None
-        self.settled = 0
+        super().__init__()
+        self._decode = decode
+        self._count = 0
+        """So many items have been given."""
         self._whole = False
         self._starts = starts
-        self._brackets = set(starts) <= {OBJECT, ARRAY}
+        self._brackets = not starts.strip(OBJECT + ARRAY)
         """Every item should end in a bracket."""
         self._fields = fields
         self._wrapper = wrapper
         self._state: _State = JsonItems._prose
         self._before = ""
         """The last visible character of the line of prose that is being read."""
-        self._stack: list[str] = []
+        self._stack = ""
         """The closing brackets that are due, outermost first. Empty in prose."""
         self._floor = 0
         """How many of them stay open when the value that is being skipped ends."""
         self._emits = False
         """That value is an item."""
         self._capturing = False
-        """The text is kept, since it is or may be an item."""
+        """The text is held, since it is or may be an item."""
         self._mark = 0
-        """From where in this piece it is kept."""
-        self._open = OpenText()
-        """What earlier pieces had of it."""
-        self._items: list[JsonText] = []
+        """From where in this piece it is held."""
+        self._items: list[Any] | None = None
         """What this piece completes."""
         self._read = 0
         """Characters of earlier pieces."""
         self._after_string: _State = JsonItems._prose
         self._escaped = False
         """The last character was a backslash in a string."""
-        self._name = OpenText()
+        self._name: OpenText | None = None
         """The name that is being read in an object at the top."""
         self._first = True
         """It is the first one: no colon behind it means prose."""
@@ -148,43 +150,50 @@ class JsonItems:
         """There was JSON, for certain."""
         self._list_closed = False
         """The last JSON that ended was a whole array: no item is missing if the text breaks off."""
-        self._unread = OpenText()
+        self._unread: OpenText | None = None
         """The text as long as no JSON was seen, for the error."""
 
-    def feed(self, text: str) -> list[JsonText]:
+    def feed(self, text: str) -> list[Any]:
         before = self.error  # by a name of its own: a state may set another
         if before is not None:
             return []
-        items: list[JsonText] = []
-        self._items = items
         self._mark = at = 0
         end = len(text)
         while at < end and self.error is None:
             at = self._state(self, text, at)
         if self._capturing:
-            self._open.add(text[self._mark :])
-        if not self.seen:
+            self.add(text[self._mark :])
+        if self.seen:
+            self._unread = None
+        else:
+            if self._unread is None:
+                self._unread = OpenText()
             self._unread.add(text)
-        elif self._unread.chars:
-            self._unread.take()
         self._read += end
-        if self._open.chars > OPEN_CHARS_MAX or self._unread.chars > OPEN_CHARS_MAX:
+        if self._chars_held() > OPEN_CHARS_MAX:
             self._too_long()
-        return items
+        items, self._items = self._items, None
+        return [] if items is None else items
 
     def until(self) -> Until:
         state = self._after_string if self._state is JsonItems._in_string else self._state
         bare = state is JsonItems._elements or state is JsonItems._bare  # no item, but it is given
         if bare or not self._brackets or self.error is not None:
             return AT_ONCE
-        return "]}", OPEN_CHARS_MAX + 1 - max(self._open.chars, self._unread.chars)
+        return "]}", OPEN_CHARS_MAX + 1 - self._chars_held()
+
+    def _chars_held(self) -> int:
+        return self.chars if self._unread is None else max(self.chars, self._unread.chars)
 
     def _too_long(self) -> None:
-        held = self._open if self._open.chars > OPEN_CHARS_MAX else self._unread
+        if self.chars > OPEN_CHARS_MAX:
+            text = self.take()
+        else:
+            text, self._unread = self.unread(), None
         if self.error is None:
-            self.error = too_long("JSON", held.take(), OPEN_CHARS_MAX)
+            self.error = too_long("JSON", text, OPEN_CHARS_MAX)
 
-    def finish(self, truncated: bool = False) -> list[JsonText]:
+    def finish(self, truncated: bool = False) -> list[Any]:
         if self.error is not None:
             return []
         if not truncated and self._undecided():
@@ -192,9 +201,9 @@ class JsonItems:
         if self._state is JsonItems._done:
             return []
         if truncated and not (self._list_closed and not self._stack):
-            self.error = cut_off("complete JSON", self._open.take() or self._unread.take())
+            self.error = cut_off("complete JSON", self.take() or self.unread())
         elif not self.seen:
-            text = self._unread.take()
+            text = self.unread()
             expected = "a JSON value" if self._whole else "JSON items (an array, or JSON lines)"
             self.error = ParseError(
                 f"Expected {expected}, but the text has none: {shorten(text)}. "
@@ -202,9 +211,9 @@ class JsonItems:
                 text=text,
             )
         elif self._stack:
-            text = self._open.take()
+            text = self.take()
             self.error = ParseError(
-                f"Expected {''.join(reversed(self._stack))!r} to close the JSON, but the text "
+                f"Expected {self._stack[::-1]!r} to close the JSON, but the text "
                 f"ended: {shorten(text)}.",
                 text=text,
             )
@@ -212,7 +221,7 @@ class JsonItems:
 
     def unread(self) -> str:
         """The text so far, as long as no JSON was seen."""
-        return "".join(self._unread.pieces)
+        return "" if self._unread is None else self._unread.so_far()
 
     # States. Outside JSON, and where it may begin:
 
@@ -220,16 +229,17 @@ class JsonItems:
         found = _IN_PROSE.search(text, at)
         end = len(text) if found is None else found.start()
         if self._fields is not None and found is not None and not self._whole:
-            flat = _FLAT_NAMED.match(text, end)
-            if flat is not None and flat[1] in self._fields and flat[1] != self._wrapper:
+            flat_end = _flat_end(text, end)
+            named = _NAMED.match(text, end) if flat_end else None
+            if named is not None and named[1] in self._fields and named[1] != self._wrapper:
                 self._first = self._wraps = False
-                return self._flat(text, end, flat.end())
-        *ended, line = text[at:end].split("\n")
-        self._before = line.rstrip()[-1:] or ("" if ended else self._before)
+                return self._flat(text, end, flat_end)
+        line = text.rfind("\n", at, end) + 1
+        self._before = text[line or at : end].rstrip()[-1:] or ("" if line else self._before)
         if found is None:
             return end
         at = end
-        self._stack = [_CLOSER[text[at]]]
+        self._stack = _CLOSER[text[at]]
         self._capture(at)
         self._state = JsonItems._opened_object if text[at] == "{" else JsonItems._opened_array
         return at + 1
@@ -280,7 +290,7 @@ class JsonItems:
         if text[at] == '"':
             self._state = JsonItems._name_string
         elif text[at] == "}":
-            self._stack.pop()
+            self._stack = self._stack[:-1]
             if self._capturing:
                 self._emit(text, at + 1)
             self._state = JsonItems._prose
@@ -289,15 +299,18 @@ class JsonItems:
         return at + 1
 
     def _name_string(self, text: str, at: int) -> int:
+        name = self._name
+        if name is None:
+            name = self._name = OpenText()
         if self._escaped:
             self._escaped = False
-            self._name.add(text[at])
+            name.add(text[at])
             return at + 1
         found = _IN_NAME.search(text, at)
         end = len(text) if found is None else found.start()
-        self._name.add(text[at:end])
+        name.add(text[at:end])
         if self._first and (
-            self._name.chars > FIRST_NAME_CHARS_MAX or (found is not None and found[0] == "\n")
+            name.chars > FIRST_NAME_CHARS_MAX or (found is not None and found[0] == "\n")
         ):
             return self._back_to_prose(end)
         if found is None:
@@ -306,7 +319,7 @@ class JsonItems:
             self._state = JsonItems._colon
         else:
             self._escaped = found[0] == "\\"
-            self._name.add(found[0])
+            name.add(found[0])
         return end + 1
 
     def _colon(self, text: str, at: int) -> int:
@@ -316,6 +329,7 @@ class JsonItems:
         at = found.start()
         if text[at] != ":":
             return self._back_to_prose(at) if self._first else self._fail(text, at)
+        assert self._name is not None, "it stands before the colon"
         name = self._name.take()
         self._wraps = name == self._wrapper
         if self._fields is None:
@@ -337,7 +351,7 @@ class JsonItems:
             return len(text)
         at = found.start()
         if text[at] == "[":
-            self._stack.append("]")
+            self._stack += "]"
             self._state = JsonItems._value_array
             return at + 1
         self._skip(floor=1, emits=False)
@@ -376,10 +390,10 @@ class JsonItems:
             if len(self._stack) == DEPTH_MAX:
                 return self._fail(text, at)
             # An array in the array, though items are none: its elements are the items.
-            self._stack.append("]")
+            self._stack += "]"
             return at + 1
-        if mark == "{" and (flat := _FLAT.match(text, at)) is not None:
-            return self._flat(text, at, flat.end())
+        if mark == "{" and (flat_end := _flat_end(text, at)):
+            return self._flat(text, at, flat_end)
         self._capture(at)
         if mark == '"':
             return self._string(at, JsonItems._elements)
@@ -410,11 +424,11 @@ class JsonItems:
         if mark in _CLOSER:
             if len(self._stack) == DEPTH_MAX:
                 return self._fail(text, at)
-            self._stack.append(_CLOSER[mark])
+            self._stack += _CLOSER[mark]
             return at + 1
-        if mark != self._stack.pop():
-            self._stack.append("]" if mark == "}" else "}")
+        if mark != self._stack[-1]:
             return self._fail(text, at)
+        self._stack = self._stack[:-1]
         if len(self._stack) == self._floor:
             if self._emits:
                 self._emit(text, at + 1)
@@ -488,16 +502,16 @@ class JsonItems:
     def _close_list(self, at: int) -> int:
         self._drop()
         self.seen = True
-        self._stack.pop()
+        self._stack = self._stack[:-1]
         self._list_closed = True
         self._state = self._around()
         return at + 1
 
     def _back_to_prose(self, at: int) -> int:
         self._drop()
-        self._name.take()
+        self._name = None
         self._escaped = False
-        self._stack = []
+        self._stack = ""
         self._state = JsonItems._prose
         return at
 
@@ -507,22 +521,34 @@ class JsonItems:
 
     def _drop(self) -> None:
         self._capturing = False
-        self._open.take()
+        self.take()
 
     def _emit(self, text: str, end: int) -> None:
-        self._open.add(text[self._mark : end])
-        self._give(self._open.take(), end)
+        self.add(text[self._mark : end])
+        self._give(self.take(), end)
         self._capturing = False
 
     def _give(self, written: str, end: int) -> None:
-        item = JsonText(written)
-        item.end = self.settled = self._read + end
-        self._items.append(item)
+        if self._decode is None:
+            item = JsonText(written)
+            item.end = self._read + end
+        else:
+            try:
+                item = self._decode(written)
+            except ParseError as error:
+                self.error = ParseError(f"Item {self._count + 1}: {error}", text=error.text)
+                return
+        self._count += 1
+        self.settled = self._read + end
         self._list_closed = False
+        if self._items is None:
+            self._items = [item]
+        else:
+            self._items.append(item)
 
     def _fail(self, text: str, at: int) -> int:
         held = text[self._mark if self._capturing else at : at + 1]
-        held = self._open.take() + held
+        held = self.take() + held
         self._capturing = False
         due = self._stack[-1]
         self.error = ParseError(
@@ -533,6 +559,17 @@ class JsonItems:
         return at + 1
 
 
+def _flat_end(text: str, at: int) -> int:
+    """Where the object ends that begins at `at`, if all of it is there and no bracket is in it but
+    in strings; else 0."""
+    end = text.find("}", at) + 1
+    inside = text[at + 1 : end]
+    if "\\" in inside or "{" in inside or "[" in inside or "]" in inside or inside.count('"') % 2:
+        found = _FLAT.match(text, at) if end else None
+        return 0 if found is None else found.end()
+    return end
+
+
 class JsonWhole(JsonItems):
     """The first JSON object (or array, if `starts` has `[`) in the text is the one item.
 
@@ -541,8 +578,8 @@ class JsonWhole(JsonItems):
 
     __slots__ = ()
 
-    def __init__(self, *, starts: str = OBJECT) -> None:
-        super().__init__(starts=starts)
+    def __init__(self, *, starts: str = OBJECT, decode: Callable[[str], Any] | None = None) -> None:
+        super().__init__(starts=starts, decode=decode)
         self._whole = True
 
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from ..errors import ParseError
-from .cut import AT_ONCE, OPEN_CHARS_MAX, OpenText, Until, cut_off, shorten, too_long
+from .cut import AT_ONCE, OPEN_CHARS_MAX, Cutter, Until, cut_off, shorten, too_long
 from .json_cut import SCALAR, JsonItems
 
 T = TypeVar("T")
@@ -23,23 +23,21 @@ T = TypeVar("T")
 _MARKER = re.compile(r"\s*(?:[-*•+]|\(?\d{1,3}[.):])\s+(?=\S)")
 
 
-class ScalarItems(Generic[T]):
+class ScalarItems(Cutter[T]):
     """Items read by `read_element` from an array, or by `read_line` from lines.
 
-    Both raise `ParseError`. `read_line` has to be the stricter one, as it also sees talk.
+    Both raise `ParseError`. `read_line` has to be the stricter one, as it also sees talk. Until an
+    array begins, the line is held that is being written.
     """
 
     __slots__ = (
         "_expected",
         "_given",
         "_json",
-        "_line",
         "_read",
         "_read_element",
         "_read_line",
         "_unreadable",
-        "error",
-        "settled",
     )
 
     def __init__(
@@ -50,14 +48,11 @@ class ScalarItems(Generic[T]):
         expected: str,
         wrapper: str = "items",
     ) -> None:
-        self.error: ParseError | None = None
-        self.settled = 0
+        super().__init__()
         self._read_element = read_element
         self._read_line = read_line
         self._expected = expected
         self._json = JsonItems(starts=SCALAR, wrapper=wrapper)
-        self._line = OpenText()
-        """The line that is being written."""
         self._read = 0
         self._given = 0
         self._unreadable: str | None = None
@@ -83,7 +78,7 @@ class ScalarItems(Generic[T]):
             self._json.finish(truncated)
             self.error = self._json.error
             return []
-        line = self._line.take()
+        line = self.take()
         if truncated:
             self.error = cut_off(f"lines with {self._expected}", line)
             return []
@@ -101,11 +96,11 @@ class ScalarItems(Generic[T]):
         elements = self._json.feed(text)
         self._read += len(text)
         if not self._json.seen:
-            self._line.add(text)
+            self.add(text)
             if text.endswith("\n"):
-                self._end_line(self._line.take(), items)
-            elif self._line.chars > OPEN_CHARS_MAX:
-                self.error = too_long(self._expected, self._line.take(), OPEN_CHARS_MAX)
+                self._end_line(self.take(), items)
+            elif self.chars > OPEN_CHARS_MAX:
+                self.error = too_long(self._expected, self.take(), OPEN_CHARS_MAX)
             return
         try:
             for element in elements:

@@ -30,8 +30,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from ..errors import ParseError
-from .cut import AT_ONCE, OpenText, Until, cut_off
+from .cut import AT_ONCE, Cutter, Until, cut_off
 from .texts import Sentence
 
 LOOKAHEAD_CHARS_MAX = 64
@@ -95,7 +94,6 @@ _MARKER = re.compile(r"(?:[-*•+–]|\d{1,3}[.)]|\(?\w{1,3}\)|\#{1,6}|>)\s|```|
 _OPEN_MARKER = re.compile(r"(?:[-*•+–]|\(?\w{0,3}[.)]?|\#{1,6}|>|`{1,2})")
 _BARE_MARKER = re.compile(r"[\s*_#>(•-]*(?:\d{1,3}|[A-Za-z]|[ivxIVX]{1,4})")
 _INLINE_MARKER = re.compile(r"[:;)]\s+\(?\d{1,2}\Z")
-_SPACE = re.compile(r"\s*")
 _WORD = re.compile(r"\w")
 _QUOTE = re.compile('[「」『』“”（）《》【】"]')
 _CLOSER = {"「": "」", "『": "』", "“": "”", "（": "）", "《": "》", "【": "】", '"': '"'}
@@ -108,19 +106,16 @@ _Sort = Literal["word", "number", "perhaps", "goes on"]
 sentence too, one that never does."""
 
 
-class Sentences:
-    """An item for each sentence."""
+class Sentences(Cutter[Sentence]):
+    """An item for each sentence. The open one is held from its first visible character on, and is
+    shorter than `SENTENCE_CHARS_MAX` and one lookahead."""
 
-    __slots__ = ("_at", "_due", "_open", "_quiet", "_read", "error", "settled")
+    __slots__ = ("_at", "_due", "_quiet", "_read")
 
     def __init__(self) -> None:
-        self.error: ParseError | None = None
-        self.settled = 0
+        super().__init__()
         self._read = 0
-        """Characters of the text before `_open`."""
-        self._open = OpenText()
-        """The open sentence, from its first visible character on. It is shorter than
-        `SENTENCE_CHARS_MAX` and one lookahead."""
+        """Characters of the text before the open sentence."""
         self._at = 0
         """Up to here it has no candidate that could still be an end."""
         self._due = ""
@@ -129,33 +124,33 @@ class Sentences:
         """A sentence is open and has no candidate that could still be its end."""
 
     def feed(self, text: str) -> list[Sentence]:
-        held = self._open
-        if self._quiet and _CANDIDATE.search(text) is None:
-            # Nearly every piece: nothing was waiting and nothing in it may be an end.
-            chars = held.chars + len(text)
-            if chars < SENTENCE_CHARS_MAX:
-                held.pieces.append(text)
-                held.chars = chars
-                return []
         if self.error is not None:
             return []
         if self._quiet:
-            self._at = held.chars
-        held.add(text)
-        return self._cut(held.take(), final=False)
+            found = _CANDIDATE.search(text)
+            if found is not None:
+                self._at = self.chars + found.start()
+            elif self.chars + len(text) < SENTENCE_CHARS_MAX:
+                # Nearly every piece: nothing was waiting and nothing in it may be an end.
+                self.add(text)
+                return []
+            else:
+                self._at = self.chars
+        self.add(text)
+        return self._cut(self.take(), final=False)
 
     def until(self) -> Until:
-        return (_CANDIDATES, SENTENCE_CHARS_MAX - self._open.chars) if self._quiet else AT_ONCE
+        return (_CANDIDATES, SENTENCE_CHARS_MAX - self.chars) if self._quiet else AT_ONCE
 
     def finish(self, truncated: bool = False) -> list[Sentence]:
         if self.error is not None:
             return []
         if truncated:
-            self.error = cut_off("whole sentences", self._open.take())
+            self.error = cut_off("whole sentences", self.take())
             self._quiet = False
             return []
-        items = self._cut(self._open.take(), final=True)
-        if rest := self._open.take():
+        items = self._cut(self.take(), final=True)
+        if rest := self.take():
             items.append(Sentence(rest.rstrip()))
             self._read += len(rest)
             self.settled = self._read
@@ -187,9 +182,9 @@ class Sentences:
             self.settled = self._read + end
             start = at = _visible(text, end)
         self._read += start
-        self._open.add(text[start:])
+        self.add(text[start:])
         self._at = max(at - start, 0)
-        self._quiet = 0 < self._open.chars == self._at
+        self._quiet = 0 < self.chars == self._at
         return items
 
 
@@ -202,7 +197,7 @@ def _end(text: str, start: int, at: int, limit: int, final: bool, due: str) -> i
     mark = text[at]
     if mark == "\n":
         return _line_break(text, start, at, limit, final)
-    if _WORD.search(text, start, at) is None:
+    if not text[start].isalnum() and _WORD.search(text, start, at) is None:
         # Dots in front of a sentence belong to it.
         return GOES_ON
     if mark in _FULL_STOPS:
@@ -247,6 +242,13 @@ def _due(text: str, start: int, end: int, due: str) -> str:
 
 
 def _stop(text: str, start: int, at: int, limit: int, final: bool) -> int:
+    end = at + 1
+    if end < limit and text[end] == " ":  # as nearly always: no search for what else there may be
+        if end + 1 == limit:
+            return end if final else WAIT
+        if text[end + 1].isalnum():
+            sort = _sort_of(text, start, at) if text[at] == "." else "word"
+            return _next_word(text, end, end + 1, limit, final, sort)
     behind = _BEHIND.match(text, at + 1, limit)
     assert behind is not None, "every part of the pattern may be empty"
     end, next_at = behind.end("closers"), behind.end()
@@ -257,9 +259,9 @@ def _stop(text: str, start: int, at: int, limit: int, final: bool) -> int:
         return _glued(text, at, end, limit, final)
     abbreviated = text[at] == "." and end == at + 1
     sort = _sort_of(text, start, at) if abbreviated else "word"
-    if sort == "goes on":
-        return GOES_ON
-    return end if broken else _next_word(text, end, next_at, limit, final, sort)
+    if broken:
+        return GOES_ON if sort == "goes on" else end
+    return _next_word(text, end, next_at, limit, final, sort)
 
 
 def _glued(text: str, at: int, end: int, limit: int, final: bool) -> int:
@@ -277,11 +279,13 @@ def _sort_of(text: str, start: int, at: int) -> _Sort:
     if at - start < WORD_CHARS_MAX and _BARE_MARKER.fullmatch(text, start, at):
         return "goes on"
     before = text[max(start, at - WORD_CHARS_MAX) : at]
-    found = _WORD_BEFORE.search(before)
-    word = found[0] if found else ""
+    word = before[before.rfind(" ") + 1 :]
+    if not word.isalnum():
+        found = _WORD_BEFORE.search(before)
+        word = found[0] if found else ""
     folded = word.lower()
     if word.isdigit():
-        return "goes on" if _INLINE_MARKER.search(before) else "word"
+        return "goes on" if len(word) < 3 and _INLINE_MARKER.search(before) else "word"
     if folded in _GOES_ON or (folded in _TITLES and word[0].isupper()):
         return "goes on"
     if folded in _MAY_END or _DOTTED.fullmatch(word):
@@ -292,7 +296,7 @@ def _sort_of(text: str, start: int, at: int) -> _Sort:
 def _next_word(text: str, end: int, at: int, limit: int, final: bool, sort: _Sort) -> int:
     """The end, if what begins at `at` may begin a sentence."""
     mark = text[at]
-    if mark.islower() or mark in ",;:":
+    if sort == "goes on" or mark.islower() or mark in ",;:":
         return GOES_ON
     if sort == "number" and mark.isdigit():
         return GOES_ON
@@ -313,7 +317,10 @@ def _last_space(text: str, start: int, limit: int) -> int:
 
 
 def _visible(text: str, at: int) -> int:
-    return _after(_SPACE, text, at, len(text))
+    """The first character from `at` on that is no white space."""
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
 
 
 def _after(pattern: re.Pattern[str], text: str, at: int, limit: int) -> int:

@@ -86,40 +86,26 @@ class Reading(Keeper):
         self.think: ThinkSplitter | None = None
         self.finish_reason: object = None
         self.search = _search("")  # finds in a piece what is to be looked at
-        self.room = sys.maxsize  # so many characters may come before any piece is
+        self.room = 0  # so many characters may come before any piece is: the first one is
         self.truncated = False
-        if self.fans_out:
-            self._look_out()
-        search, keep = self.search, self.given.append
-        room = 0  # the first piece is looked at
+        return self.take
 
-        def take(text: str) -> bool | Awaitable[bool]:
-            """One piece: this runs once a token."""
-            nonlocal search, room
-            if text.__class__ is not str:
-                text = self._note(text)
-            room -= len(text)
-            if room > 0 and search(text) is None:
-                keep(text)
-                return True
-            going = self._look(text)
-            search, room = self.search, self.room
-            return going
-
-        return take
-
-    def _look_out(self) -> None:
-        """Say which of the pieces to come is to be looked at."""
-        marks, room = self.cutter.until()
-        self.search = _search(marks)
-        self.room = room if self.think is None else 0
+    def take(self, text: str) -> bool | Awaitable[bool]:
+        """One piece: this runs once a token."""
+        if type(text) is not str:
+            text = self._note(text)
+        self.room -= len(text)
+        # Most pieces are a word and a space, and in a word there is nothing to be looked at. That
+        # is known in half the time of a search.
+        if self.room > 0 and (text.strip(" ").isalnum() or not text or self.search(text) is None):
+            self.given.append(text)
+            return True
+        return self._look(text)
 
     def _look(self, text: str) -> bool | Awaitable[bool]:
         """A piece of which something may come, or the first."""
         if not self.given:
-            if (first := self.first) is not None:
-                self.first = None
-                first()
+            self._begun()
             if len(text) < self.room and self.search(text) is None:
                 self.room -= len(text)
                 self.given.append(text)
@@ -142,6 +128,22 @@ class Reading(Keeper):
             return False
         self.enough = self.cutter.error is not None
         return not self.enough
+
+    def _begun(self) -> None:
+        """The first piece is there."""
+        first, self.first = self.first, None
+        if first is not None:
+            first()
+        if self.fans_out:
+            self._look_out()
+        else:
+            self.room = sys.maxsize
+
+    def _look_out(self) -> None:
+        """Say which of the pieces to come is to be looked at."""
+        marks, room = self.cutter.until()
+        self.search = _search(marks)
+        self.room = room if self.think is None else 0
 
     def _cut(self) -> list[Any]:
         """The items that the pieces complete which the cutter has not had yet."""
@@ -168,12 +170,12 @@ class Reading(Keeper):
         """Note what a piece carries besides text. One that carries nothing becomes a string."""
         if piece.__class__ is Delta or not isinstance(piece, Delta):
             return str.__str__(piece)
-        if piece.reasoning:
-            self._reason(piece.reasoning)
-        if piece.finish_reason is not None:
-            self.finish_reason = piece.finish_reason
-        if piece.usage is not None:
-            self.run.usage = self.run.usage + piece.usage
+        if reasoning := piece.reasoning:
+            self._reason(reasoning)
+        if (finish_reason := piece.finish_reason) is not None:
+            self.finish_reason = finish_reason
+        if (usage := piece.usage) is not None:
+            self.run.usage = self.run.usage + usage
         return piece
 
     def _without_thinking(self, text: str) -> None:
