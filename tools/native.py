@@ -33,8 +33,9 @@ CORE = (
     "admission", "attempt", "budget", "choice", "commit", "cost", "cut", "dark", "execution",
     "feed", "feeding", "flights", "forecast", "graph", "interest", "json_cut", "learning",
     "lifecycle", "next_call", "path", "peer_load", "pool", "pool_events", "prefix", "pressure",
-    "prewarm", "prompt_cache", "rate", "readable", "refusals", "replicas", "resume", "revision",
-    "scalar_cut", "scope", "sentences", "settling", "slots", "think", "waiting", "where",
+    "prewarm", "prompt", "prompt_cache", "rate", "readable", "refusals", "replicas", "resume",
+    "revision", "scalar_cut", "scope", "sentences", "settling", "slots", "think", "waiting",
+    "where",
 )  # fmt: skip
 INTERPRETED = {
     "calls": "Delta is a str; users make calls, and tell usage, in whatever types they have",
@@ -43,7 +44,6 @@ INTERPRETED = {
     "limits": "a user's mistake in it has an error of its own",
     "peers": "what other pools say is read with all its mistakes",
     "pool_limits": "a user's mistake in it has an error of its own",
-    "prompt": "its calls derive from Call",
     "scheduling": "what users write policies with",
     "texts": "its classes are strs",
 }

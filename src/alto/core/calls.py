@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any
 
+from .prefix import Prompt
+
 Message = dict[str, Any]
 """One chat message in the OpenAI form: `role` and `content` (a string or a list of parts)."""
 
@@ -218,6 +220,13 @@ class Call:
     prewarm: bool = False
     queued: Callable[[int], None] | None = None
     untold: Usage | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Measured(Call):
+    """A call that knows the length of its prompt, because that is no chat or still grows."""
+
+    prompt: Prompt = field(default_factory=Prompt)
 
 
 _new_call = object.__new__

@@ -18,8 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import EngineError
-from .calls import Delta, Message, Usage
-from .prompt import Measured
+from .calls import Delta, Measured, Message, Usage
 
 Vector = list[float]
 

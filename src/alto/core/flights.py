@@ -182,4 +182,4 @@ class Requests:
 
 
 def _weight(calls: int) -> float:
-    return 1.0 if calls == 1 else 1.0 / math.sqrt(calls)
+    return 1.0 if calls == 1 else 1.0 / math.sqrt(float(calls))

@@ -11,14 +11,16 @@ Always true:
 
 from __future__ import annotations
 
+from typing import Final
+
 from .calls import Usage
 from .prefix import TOKENS_PER_BYTE
 
-OUTPUT_TOKENS_PRIOR = 128.0
-DURATION_S_PRIOR = 2.0
-_FADE = 0.97
+OUTPUT_TOKENS_PRIOR: Final = 128.0
+DURATION_S_PRIOR: Final = 2.0
+_FADE: Final = 0.97
 """What an observation keeps of its weight at each later one: about 30 of them count."""
-_PRIOR = 0.25
+_PRIOR: Final = 0.25
 """The weight of each of the two points by which a prior holds a line's shape."""
 
 
@@ -103,17 +105,17 @@ class Mean:
         self.value = self._total / self._seen
 
 
-STAGES_MAX = 1000
+STAGES_MAX: Final = 1000
 """Stages that are remembered; of more, the one unheard of for longest is forgotten."""
 
 
-TOKENS_PER_BYTE_MAX = 2.0
+TOKENS_PER_BYTE_MAX: Final = 2.0
 """A token holds a byte at least. (Twice that: chat templates and pictures we see only in part.)"""
-UNSEEN_TOKENS_MAX = 20_000
+UNSEEN_TOKENS_MAX: Final = 20_000
 """And what a server may add to a prompt that we do not see at all."""
-WRITTEN_TOKENS_MAX = 10_000_000
+WRITTEN_TOKENS_MAX: Final = 10_000_000
 """No answer is longer than this."""
-TOKENS_PER_CHAR_MAX = 4.0
+TOKENS_PER_CHAR_MAX: Final = 4.0
 """A character has four bytes at most. An answer of more tokens has a part that we do not see."""
 
 

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
+from typing import Final
 
 from .flights import Flight
 from .replicas import ReplicaState
 from .scheduling import CallId
 from .waiting import Queue
 
-LOOK_AHEAD = 16
+LOOK_AHEAD: Final = 16
 """Calls of the queue among which one may be chosen because a free replica knows its prompt."""
-OVERTAKE_S = 1.0
+OVERTAKE_S: Final = 1.0
 """And only those due within this time after the first."""
 
 

@@ -22,12 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 from zlib import crc32
 
-TOKENS_PER_BYTE = 0.25
-BROKEN = 0.8
+TOKENS_PER_BYTE: Final = 0.25
+BROKEN: Final = 0.8
 """What is left of the room that a cache is believed to have when a promise is broken."""
-STEP_BYTES = 256
+STEP_BYTES: Final = 256
 """The first blocks of a prompt."""
 _BLOCKS_PER_STEP = 16
 _STEPS = 24

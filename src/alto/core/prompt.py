@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 from zlib import crc32
 
-from .calls import Call
+from .calls import Call, Measured
 from .prefix import STEP_BYTES, Prompt, chain
 
-PART_BYTES = 3200
+PART_BYTES: Final = 3200
 """What a picture or a sound counts for, as it is no text: about 800 tokens."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Measured(Call):
-    """A call that knows the length of its prompt, because that is no chat or still grows."""
-
-    prompt: Prompt = field(default_factory=Prompt)
 
 
 def read(call: Call, *, hashed: bool = True) -> Prompt:
@@ -30,10 +22,11 @@ def read(call: Call, *, hashed: bool = True) -> Prompt:
     return Prompt(chain(data) if hashed and size >= STEP_BYTES else (), size + parts * PART_BYTES)
 
 
-def _render(call: Call) -> tuple[bytes, int]:
+def _render(call: Any) -> tuple[bytes, int]:
     """What an engine would read, near enough: the order of things is what matters.
 
-    Tools come first because chat templates put them into the system prompt.
+    Tools come first because chat templates put them into the system prompt. (Any: users may give
+    messages in other types than a call says.)
     """
     pieces = [call.model] if call.model else []
     if call.tools:

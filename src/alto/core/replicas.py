@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import Final
 
 from ..errors import EngineError
 from .calls import Usage
@@ -43,19 +44,19 @@ from .rate import Reserved
 from .scheduling import ReplicaId
 from .slots import Slot
 
-WARM_ROOM = 4.0
+WARM_ROOM: Final = 4.0
 """How many times the room for prompts of a replica calls may use whose prompt it mostly knows,"""
-WARM_CALLS = 2.0
+WARM_CALLS: Final = 2.0
 """and how many times its room for calls."""
-HOME_PATIENCE = 4.0
+HOME_PATIENCE: Final = 4.0
 """How many times as long as its prompt takes to read a call waits for a replica with slots that
 knows it. Read elsewhere, it costs that time itself, costs it again for the prompt that is pushed
 out there, and holds up the two or so calls that write there meanwhile."""
-BUSY_S = 0.5
+BUSY_S: Final = 0.5
 """How long a replica is left alone that is too busy and does not say for how long."""
-LATE_S = 0.25
+LATE_S: Final = 0.25
 """A first piece of text that comes within this time is not late, whatever was expected."""
-STALE_S = 30.0
+STALE_S: Final = 30.0
 """Idle for longer, half of what makes a replica look slow is forgotten in each such time."""
 
 
@@ -140,6 +141,8 @@ class ReplicaState:
         self.share = 1.0
         """Of its room, the part that is this pool's by its demand."""
         self.sequences_limit = float(min(limits.sequences_start, limits.sequences_max))
+        self._prefill_limit_min = float(limits.prefill_tokens_min)
+        """`prefill_limit` is no less. (Limits are interpreted, and this is read for every call.)"""
         self.easy = 0
         """With fewer calls than this, and fewer prompt tokens than its least limit, it takes one
         more for certain. What could make that wrong sets it to 0."""
@@ -182,12 +185,12 @@ class ReplicaState:
 
     def takes(self, now: float) -> bool:
         """Would one more call be started on soon?"""
-        if self.sequences < self.easy and self.prefill_tokens < self.limits.prefill_tokens_min:
+        if self.sequences < self.easy and self.prefill_tokens < self._prefill_limit_min:
             return True  # nearly always
         peers = self.peers
         waits = self.prefill_tokens + peers.prefill_tokens
         # Below the least limit there is no need to compute it.
-        if waits >= self.limits.prefill_tokens_min and not self._reads_soon(waits):
+        if waits >= self._prefill_limit_min and not self._reads_soon(waits):
             return False
         if not self._serves(self.sequences_limit, now):
             return False

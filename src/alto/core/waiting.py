@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
+from typing import Final
 
 from .flights import Flight
 from .scheduling import CallId
@@ -15,7 +16,7 @@ from .scheduling import CallId
 Queue = list[tuple[float, int, CallId]]
 """A heap by due time, then by number."""
 
-_STALE_MAX = 64
+_STALE_MAX: Final = 64
 """Entries of calls that are gone, beyond as many as there are calls that wait."""
 
 
