@@ -434,7 +434,7 @@ class CallPool:
             free = untried or free
         return self._place(flight, free, now)
 
-    def _place(self, flight: Flight, free: Sequence[ReplicaState], now: float) -> ReplicaId | None:
+    def _place(self, flight: Flight, free: list[ReplicaState], now: float) -> ReplicaId | None:
         """Let the policy choose among these replicas. None: it failed, and the call with it."""
         per_byte = self.texts.tokens_per_byte.value
         need = Need(

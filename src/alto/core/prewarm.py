@@ -44,7 +44,7 @@ busy one,"""
 SWAMPED_CALLS = 4
 """and more than so many above it."""
 
-Choose = Callable[[Sequence[int], Need, Sequence[ReplicaState], float], tuple[ReplicaState, float]]
+Choose = Callable[[Sequence[int], Need, list[ReplicaState], float], tuple[ReplicaState, float]]
 """Blocks, need, replicas, now: which one, and how many tokens it has. May raise."""
 
 
@@ -139,7 +139,7 @@ class Prewarming:
             self.replicas[growing.sent.replica].leave(growing.sent, now)
             growing.sent = None
 
-    def _consider(self, growing: Growing, idle: Sequence[ReplicaState], now: float) -> list[Warm]:
+    def _consider(self, growing: Growing, idle: list[ReplicaState], now: float) -> list[Warm]:
         told = growing.told
         if growing.home is not None and self.replicas[growing.home].open_until is not None:
             growing.home = None  # it broke meanwhile: begin again elsewhere
@@ -158,7 +158,7 @@ class Prewarming:
         return actions
 
     def _warm(
-        self, growing: Growing, need: Need, idle: Sequence[ReplicaState], now: float
+        self, growing: Growing, need: Need, idle: list[ReplicaState], now: float
     ) -> list[Warm]:
         """Let one of these replicas read, if that teaches it enough."""
         told = growing.told

@@ -515,7 +515,7 @@ class ReplicaState:
 
 
 def places_of(
-    replicas: Sequence[ReplicaState], blocks: Sequence[int], tokens_per_byte: float
+    replicas: list[ReplicaState], blocks: Sequence[int], tokens_per_byte: float
 ) -> list[Place]:
     """Replicas of one pool, as they stand for a prompt with these blocks. Each fills in its own
     `place` anew, so that a choice among many makes no objects."""
@@ -539,7 +539,7 @@ def places_of(
     return found
 
 
-def forgive(replicas: Sequence[ReplicaState], places: list[Place], now: float) -> None:
+def forgive(replicas: list[ReplicaState], places: list[Place], now: float) -> None:
     """Let replicas that have long been idle look less slow, up to the best of the others."""
     for replica, place in zip(replicas, places, strict=True):
         if not replica.sequences and (trust := replica.trust(now)) < 1.0:

@@ -28,7 +28,7 @@ class Where:
     """The policy of one pool, and what it is asked with."""
 
     def __init__(
-        self, policy: Policy, replicas: Sequence[ReplicaState], texts: Texts, random: Random
+        self, policy: Policy, replicas: list[ReplicaState], texts: Texts, random: Random
     ) -> None:
         self.policy = policy
         self._by_cost = getattr(policy.choose, "__func__", None) is _BY_COST
@@ -43,7 +43,7 @@ class Where:
         self._random = random
 
     def choose(
-        self, blocks: Sequence[int], need: Need, free: Sequence[ReplicaState], now: float
+        self, blocks: Sequence[int], need: Need, free: list[ReplicaState], now: float
     ) -> tuple[ReplicaState, float]:
         """The replica that the policy chooses, and how many tokens of the prompt it has."""
         places = places_of(free, blocks, self._texts.tokens_per_byte.value)
@@ -73,7 +73,7 @@ class Where:
                 Finished(sent.replica, stage, first_s, total_s, tokens, cached, now)
             )
 
-    def _asked(self, free: Sequence[ReplicaState], need: Need, now: float) -> int:
+    def _asked(self, free: list[ReplicaState], need: Need, now: float) -> int:
         """What the policy says."""
         candidates: list[Candidate] = []
         for one in free:
