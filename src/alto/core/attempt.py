@@ -7,9 +7,8 @@ Always true:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from .feed import Feed
 from .graph import Mode, Output, Use
@@ -34,8 +33,8 @@ class State(Enum):
     __hash__ = object.__hash__  # an Enum hashes its name, in Python, each time
 
 
-ACTIVE = frozenset({State.WAITING, State.READY, State.RUNNING, State.BACKOFF, State.HELD})
-WORKING = frozenset({State.READY, State.RUNNING})
+ACTIVE: Final = frozenset({State.WAITING, State.READY, State.RUNNING, State.BACKOFF, State.HELD})
+WORKING: Final = frozenset({State.READY, State.RUNNING})
 
 
 class Invocation:
@@ -67,7 +66,7 @@ class Invocation:
         self.attempt = attempt
         self.failures = failures  # of this place's attempts, those that raised
         self.state = State.WAITING
-        self.feeds: Sequence[Feed] = ()
+        self.feeds: tuple[Feed, ...] = ()
         self.scope: Scope | None = None
         self.held: list[Any] | None = None  # given and kept back, if it is to be committed
         self.held_bytes = 0

@@ -76,7 +76,7 @@ def judge(execution: Execution, commits: Commits) -> bool:
     held = execution.size(value) if last and value is not ABSENT else 0
     commits.awaiting.setdefault(in_the_way, []).append((flow, node, release, last, held))
     execution.bytes += held
-    if held and execution.bytes > execution.limits.request_bytes:
+    if held and execution.bytes > execution.request_bytes:
         pressure.too_much_held(execution, flow, node)
     if execution.losses:
         look.forget()

@@ -77,7 +77,7 @@ class Execution:
         self.now = 0.0
         self._make_rng = rng
         self._rng: random.Random | None = None
-        self.limits = limits
+        self.bound(limits)
         self.size = size
         self.same = same
         self.stream = stream
@@ -88,7 +88,7 @@ class Execution:
         self._first: dict[int, Path] | None = None
         """By use that leads (`Graph.leading`): the place of its first call."""
         self.ready: deque[Invocation] = deque()
-        self.actions: list[Action] = []
+        self.actions: list[Action] | None = None
         self.finished = False
         self.error: BaseException | None = None
         self.root = Node(None, (), graph.root)
@@ -117,6 +117,13 @@ class Execution:
         if self._rng is None:
             self._rng = self._make_rng(self.name)
         return self._rng
+
+    def bound(self, limits: Limits) -> None:
+        """Go by these limits. Those that are asked for with each item are kept as numbers."""
+        self.limits = limits
+        self.scope_items = limits.scope_items
+        self.scope_bytes = limits.scope_bytes
+        self.request_bytes = limits.request_bytes
 
     # ---------------------------------------------------------------- the driver's side
 
@@ -162,9 +169,16 @@ class Execution:
             if invocation.state is State.READY:
                 self.started(invocation)
                 actions.append(Start(invocation))
-        actions.extend(self.actions)
-        self.actions.clear()
+        actions.extend(self.actions or ())
+        self.actions = None
         return actions
+
+    def ask(self, action: Action) -> None:
+        """Have the driver do something."""
+        if self.actions is None:
+            self.actions = [action]
+        else:
+            self.actions.append(action)
 
     def find(self, stage: str, path: Path, attempt: int) -> Invocation | None:
         """The stage's invocation at this path, if that attempt is the current one."""
@@ -198,7 +212,7 @@ class Execution:
             gather = feed.source
             assert isinstance(gather, Gather)
             if gather.mode is Mode.LIST:
-                arguments[gather.parameter] = feed.values
+                arguments[gather.parameter] = feed.values or []
             else:
                 arguments[gather.parameter] = stream(feed)
         return arguments
@@ -358,11 +372,11 @@ class Execution:
         results: dict[str, Any] = {}
         for feed in self.outputs:
             output, values = feed.source, feed.values
-            assert isinstance(output, Output) and values is not None
+            assert isinstance(output, Output)
             if output.flow.level is self.graph.root:
                 results[output.name] = values[0] if values else None
             else:
-                results[output.name] = values
+                results[output.name] = values or []
         return results
 
     def story(self) -> str:
@@ -449,7 +463,7 @@ class Execution:
         self, output: str, path: Path, value: Any, revised: bool = False, withdrawn: bool = False
     ) -> None:
         self.shown = True
-        self.actions.append(Emit(output, path, value, revised, withdrawn))
+        self.ask(Emit(output, path, value, revised, withdrawn))
 
     def leads(self, invocation: Invocation) -> bool:
         """Whether a client who has seen nothing yet waits for the call that this one makes: its use
@@ -479,7 +493,7 @@ class Execution:
         self.ready.clear()
         self._timers = None
         self.paused = ()
-        self.actions.append(Finish(error))
+        self.ask(Finish(error))
         if error is not None and not isinstance(error, AltoError):
             self.error = error
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .graph import Gather, Level, Mode, Output, Step
 from .path import is_under
@@ -39,8 +39,8 @@ class Signal(Enum):
     END = "end"
 
 
-WAIT = Signal.WAIT
-END = Signal.END
+WAIT: Final = Signal.WAIT
+END: Final = Signal.END
 
 
 class Forgotten(Exception):
@@ -250,9 +250,9 @@ class Feed:
         self.reader: Any = None  # the driver's side of a session
         self.held_bytes = 0  # of `values`
         self.given: Sequence[tuple[Node, Any]] = [] if hold else ()
-        mode = source.mode if isinstance(source, Gather) else Mode.LIST
-        self.values: list[Any] | None = [] if mode is Mode.LIST else None
-        self.queue: deque[Node] | None = deque() if mode is Mode.COMPLETED else None
+        self.values: list[Any] | None = None  # of a list, or of an output; once there are any
+        completed = isinstance(source, Gather) and source.mode is Mode.COMPLETED
+        self.queue: deque[Node] | None = deque() if completed else None
         self.next: Feed | None = None  # of this node
         self.queued = 0  # taken from the queue, not yet passed by the cursor
         self.hungry = False
@@ -280,8 +280,7 @@ class Feed:
     def reset(self) -> None:
         """Start over from the first item."""
         self.cursor = Cursor(self, self.node, self.source.steps, self.slot)
-        if self.values is not None:
-            self.values = []
+        self.values = None
         self.execution.hold(self.node, -self.held_bytes)
         self.held_bytes = 0
         self.ended = False
@@ -296,7 +295,7 @@ class Feed:
             return self._pull_completed(self.queue)
         cursor = self.cursor
         found = cursor.advance()
-        if found.__class__ is Node:
+        if isinstance(found, Node):
             value = found.vals[self.slot]
             if self.hold:
                 self._note(found, value)
@@ -346,10 +345,11 @@ class Feed:
     def fill(self) -> Any:
         """Take all that is there into `values`; answers WAIT, END or a `Failed`."""
         cursor, slot, size = self.cursor, self.slot, self.execution.size
+        if self.values is None:
+            self.values = []
         values = self.values
-        assert values is not None, "what is filled is a list"
         taken = 0
-        while (found := cursor.advance()).__class__ is Node:
+        while isinstance(found := cursor.advance(), Node):
             value = found.vals[slot]
             values.append(value)
             taken += size(value)
@@ -364,7 +364,7 @@ class Feed:
     def skip(self) -> bool:
         """Let pass what is there, for a reader that has lost interest. True at the end."""
         cursor = self.cursor
-        while (found := cursor.advance()).__class__ is Node:
+        while isinstance(found := cursor.advance(), Node):
             cursor.leave()
         if found is END:
             self.ended = True

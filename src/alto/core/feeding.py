@@ -68,7 +68,7 @@ def move(execution: Execution, feed: Feed) -> None:
             feed.hungry = False
             execution.idle -= 1
             pressure.unstall(execution, invocation)
-            execution.actions.append(Wake(feed))
+            execution.ask(Wake(feed))
         return
     if invocation.state is not State.WAITING:
         return

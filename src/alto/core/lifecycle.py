@@ -8,6 +8,7 @@ from ..errors import DeadlineExceeded, StageError, StageMistake
 from . import commit, feeding, interest, pressure, revision, settling
 from .attempt import WORKING, Invocation, State, is_list, put_at
 from .events import Stop
+from .feed import Feed
 from .graph import Default, Mode, Use
 from .path import show
 from .scope import ABSENT, PENDING, Failed, Node, Scope
@@ -36,7 +37,7 @@ def start(
         commit.cancelled(execution, invocation)
         return
     if use.gathers:
-        feeds = invocation.feeds = []
+        feeds: list[Feed] = []
         for gather in use.gathers:
             feed = feeding.feed_at(execution, gather, node)
             feed.invocation = invocation
@@ -44,6 +45,7 @@ def start(
             feeds.append(feed)
             if gather.mode is Mode.LIST and not feed.ended:
                 execution._moves.append(feed)
+        invocation.feeds = tuple(feeds)
         if use.lists and not lists_complete(execution, invocation):
             return
     make_ready(execution, invocation)
@@ -59,7 +61,7 @@ def make_ready(execution: Execution, invocation: Invocation) -> None:
     if use.opens is not None:
         scope = invocation.scope = invocation.node.scope(use.opens)
         scope.producer = invocation
-        scope.limit = scope.limit or execution.limits.scope_items
+        scope.limit = scope.limit or execution.scope_items
         if use.rules.committed:
             invocation.held = []
     execution.running += 1
@@ -107,7 +109,7 @@ def stop(execution: Execution, invocation: Invocation, state: State) -> None:
     pressure.let_go(execution, invocation)
     leave_running(execution, invocation, state, keep_feeds=True)
     if known:
-        execution.actions.append(Stop(invocation))
+        execution.ask(Stop(invocation))
 
 
 def put(execution: Execution, invocation: Invocation, value: Any) -> None:
@@ -120,7 +122,7 @@ def put(execution: Execution, invocation: Invocation, value: Any) -> None:
             execution.bytes += size
         else:
             pressure.hold(execution, node, size)
-        if execution.bytes > execution.limits.request_bytes:
+        if execution.bytes > execution.request_bytes:
             pressure.over_limit(execution, invocation)
             return
     if node.vals[flow.slot] is PENDING:
@@ -256,7 +258,7 @@ def attempt_due(execution: Execution, invocation: Invocation) -> None:
     if due > execution.now:
         execution._timer(due, "attempt", invocation)
         return
-    execution.actions.append(Stop(invocation))
+    execution.ask(Stop(invocation))
     execution.broke(
         invocation,
         DeadlineExceeded(

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 def heavy(execution: Execution, scope: Scope) -> bool:
     """Whether the bytes that are held are a reason to pause a producer. Half of what a request may
     hold is kept free for what its items turn into."""
-    limits = execution.limits
-    return scope.bytes >= limits.scope_bytes or execution.bytes > limits.request_bytes // 2
+    return scope.bytes >= execution.scope_bytes or execution.bytes > execution.request_bytes // 2
 
 
 def hold(execution: Execution, node: Node, size: int) -> None:
@@ -46,7 +45,7 @@ def hold_back(execution: Execution, invocation: Invocation, value: Any) -> bool:
     invocation.held.append(value)
     invocation.held_bytes += size
     execution.bytes += size
-    if execution.bytes > execution.limits.request_bytes:
+    if execution.bytes > execution.request_bytes:
         over_limit(execution, invocation)
         execution._drain()
         return False
@@ -64,7 +63,7 @@ def let_go(execution: Execution, invocation: Invocation) -> list[Any]:
 def may_run_ahead(execution: Execution, invocation: Invocation, scope: Scope) -> bool:
     """A full scope: its producer goes on only if somebody waits at its end."""
     waited_for = any(feed.hungry or is_list(feed) for feed in scope.waiters or ())
-    if waited_for and execution.bytes > execution.limits.request_bytes:
+    if waited_for and execution.bytes > execution.request_bytes:
         over_limit(execution, invocation)
         return False
     if waited_for and execution.client_room:
@@ -80,7 +79,7 @@ def may_run_ahead(execution: Execution, invocation: Invocation, scope: Scope) ->
     # It was not told to pause yet, so it must not be told to go on.
     execution.actions = [
         action
-        for action in execution.actions
+        for action in execution.actions or ()
         if not (type(action) is Go and action.invocation is invocation)
     ]
     return invocation.state is State.RUNNING
@@ -89,7 +88,7 @@ def may_run_ahead(execution: Execution, invocation: Invocation, scope: Scope) ->
 def resume(execution: Execution, invocation: Invocation) -> None:
     unpause(execution, invocation)
     unstall(execution, invocation)
-    execution.actions.append(Go(invocation))
+    execution.ask(Go(invocation))
 
 
 def unpause(execution: Execution, invocation: Invocation) -> None:
@@ -126,7 +125,7 @@ def grow(execution: Execution, among: Sequence[Invocation] = ()) -> None:
     paused = among or execution.paused
     smallest = min(paused, key=lambda p: (p.scope.limit if p.scope else 0, p.use.index))
     assert smallest.scope is not None
-    if execution.bytes > execution.limits.request_bytes:
+    if execution.bytes > execution.request_bytes:
         over_limit(execution, smallest)
         return
     smallest.scope.limit = max(smallest.scope.limit, smallest.scope.live) * 2
@@ -275,7 +274,7 @@ def starve(execution: Execution, feed: Feed) -> None:
     if invocation is not None and not is_list(feed):
         execution.idle += 1
         stall(execution, invocation)
-    if execution.paused and execution.bytes <= execution.limits.request_bytes:
+    if execution.paused and execution.bytes <= execution.request_bytes:
         for other in execution.paused:
             scope = other.scope
             if scope is not None and scope.waiters is not None and feed in scope.waiters:

@@ -15,7 +15,7 @@ it is `withdrawn`; an equal one is not given twice.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from . import commit, feeding, interest, lifecycle, pressure, settling
 from .attempt import ACTIVE, Invocation, State, at, invocations_at, take_from
@@ -27,7 +27,7 @@ from .scope import ABSENT, PENDING, Failed, Node, Scope
 if TYPE_CHECKING:
     from .execution import Execution
 
-_NEVER = object()
+_NEVER: Final = object()
 
 
 class Told:

@@ -18,7 +18,7 @@ Always true:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .path import Path
 
@@ -46,8 +46,8 @@ class Absent:
         return "ABSENT"
 
 
-PENDING = Pending()
-ABSENT = Absent()
+PENDING: Final = Pending()
+ABSENT: Final = Absent()
 
 
 class Failed:

@@ -58,20 +58,28 @@ def completed(execution: Execution, gather: Gather, node: Node) -> None:
 
 
 def wake_waiters(execution: Execution, node: Node) -> None:
-    waiters, node.waiters = node.waiters, None
-    for waiter in waiters if type(waiters) is list else (waiters,):
-        if type(waiter) is Feed:
-            flow = waiter.source.flow
-            if flow.level is node.level and node.vals[flow.slot] is PENDING:
-                node.wait(waiter)  # something else than what it waits for is known
-            else:
-                execution._moves.append(waiter)
+    waiters = node.waiters
+    node.waiters = None
+    if type(waiters) is list:
+        for waiter in waiters:
+            _wake(execution, node, waiter)
+    else:
+        _wake(execution, node, waiters)
+
+
+def _wake(execution: Execution, node: Node, waiter: Feed | tuple[Use, Node]) -> None:
+    if isinstance(waiter, Feed):
+        flow = waiter.source.flow
+        if flow.level is node.level and node.vals[flow.slot] is PENDING:
+            node.wait(waiter)  # something else than what it waits for is known
         else:
-            use, place = waiter
-            if execution.undecided and revision.is_undecided(execution, use, place):
-                revision.reevaluate(execution, use, place)
-            elif not place.dead and not ((use.rerun or execution.losses) and _is_made(use, place)):
-                evaluate(execution, use, place)
+            execution._moves.append(waiter)
+        return
+    use, place = waiter
+    if execution.undecided and revision.is_undecided(execution, use, place):
+        revision.reevaluate(execution, use, place)
+    elif not place.dead and not ((use.rerun or execution.losses) and _is_made(use, place)):
+        evaluate(execution, use, place)
 
 
 def _is_made(use: Use, node: Node) -> bool:

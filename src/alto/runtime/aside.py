@@ -9,6 +9,7 @@ own from when it first puts something there (`Run.set_aside`).
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.execution import Invocation
 from ..core.path import Path
+from .events import Event
 
 if TYPE_CHECKING:
     from .driver import Run
@@ -33,6 +35,7 @@ class Aside:
         "on_stop",
         "placed",
         "reasoning",
+        "reported",
         "waits",
     )
 
@@ -53,6 +56,8 @@ class Aside:
         """By whose own calls an engine writes."""
         self.reasoning: dict[tuple[str, Path], list[str]] = {}
         """What models have thought, by stage and path."""
+        self.reported: list[tuple[Invocation, Event]] = []
+        """Progress, as threads have told of it so far."""
 
     def clear(self, run: Run) -> None:
         """The request is over: none of its attempts waits any more."""
@@ -72,7 +77,7 @@ def _nothing() -> Aside:
     nothing = Aside()
     none: Any = ()
     no_entries: Any = MappingProxyType({})
-    nothing.granted = nothing.calling = none
+    nothing.granted = nothing.calling = nothing.reported = none
     nothing.waits = nothing.placed = nothing.lent = nothing.gates = no_entries
     nothing.on_stop = nothing.reasoning = no_entries
     return nothing
@@ -80,3 +85,6 @@ def _nothing() -> Aside:
 
 NOTHING = _nothing()
 """Of all requests that have put nothing aside: to be read only."""
+
+making = threading.Lock()
+"""Held while a request gets an `Aside` of its own."""

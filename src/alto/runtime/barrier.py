@@ -25,7 +25,7 @@ class BarrierRun(Run):
         super().__init__(*args, **kwargs)
         # a whole stage's output waits at a barrier: nothing may be paused for being ahead
         limits = self.execution.limits
-        self.execution.limits = replace(limits, scope_items=NO_LIMIT, scope_bytes=NO_LIMIT)
+        self.execution.bound(replace(limits, scope_items=NO_LIMIT, scope_bytes=NO_LIMIT))
         self._live: dict[int, list[Invocation]] = {}
         self._held: list[Invocation] = []
         self._passed: set[Invocation] = set()

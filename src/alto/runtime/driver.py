@@ -35,7 +35,7 @@ from ..core.path import show
 from ..errors import DeadlineExceeded, StageError
 from ..values import encode, size_of
 from . import places
-from .aside import NOTHING, Aside
+from .aside import NOTHING, Aside, making
 from .attempts import run_one
 from .batches import BatchCall
 from .current import changed, running
@@ -77,7 +77,7 @@ class Run:
     """One request in this process."""
 
     __slots__ = (
-        "_awaited", "_burst", "_more", "_reported", "_resting", "_spawning", "_timer", "aside",
+        "_awaited", "_burst", "_more", "_resting", "_spawning", "_timer", "aside",
         "bounded", "budget", "context", "deadline", "ended", "error", "events", "execution", "id",
         "loop", "pipeline", "priority", "queued", "runtime", "tasks", "thread", "ticket", "units",
         "usage",
@@ -133,7 +133,6 @@ class Run:
         self._burst = 1
         self._timer: asyncio.TimerHandle | None = None
         self._resting = False
-        self._reported: list[tuple[Invocation, Event]] = []  # progress, by threads
 
     # ---------------------------------------------------------------- from outside
 
@@ -187,7 +186,7 @@ class Run:
         execution = self.execution
         try:
             while execution.actions:
-                actions, execution.actions = execution.actions, []
+                actions, execution.actions = execution.actions, None
                 self._perform(actions)
         except Exception as error:
             self.failed(error)
@@ -287,13 +286,13 @@ class Run:
         if threading.get_ident() == self.thread:
             self._progress(invocation, event)
         else:
-            self._reported.append((invocation, event))
+            self.set_aside().reported.append((invocation, event))
             tell(self.loop, self.hear)
 
     def hear(self) -> None:
         """Pass on what threads have reported so far."""
-        while self._reported:
-            self._progress(*self._reported.pop(0))
+        while self.aside.reported:
+            self._progress(*self.aside.reported.pop(0))
 
     def _progress(self, invocation: Invocation, event: Event) -> None:
         if invocation.state is State.RUNNING and self.execution.stream:
@@ -373,7 +372,7 @@ class Run:
         if not self.ended:
             with contextlib.suppress(Exception):
                 self._finish(error)
-            for action in self.execution.actions:
+            for action in self.execution.actions or ():
                 if type(action) is Stop:
                     with contextlib.suppress(Exception):
                         self._stop(action.invocation)
@@ -387,9 +386,11 @@ class Run:
     # ---------------------------------------------------------------- places
 
     def set_aside(self) -> Aside:
-        """The request's own, to put something there."""
+        """The request's own, to put something there. Threads ask for it, too."""
         if self.aside is NOTHING:
-            self.aside = Aside()
+            with making:
+                if self.aside is NOTHING:
+                    self.aside = Aside()
         return self.aside
 
     def queue(self, more: int) -> None:
