@@ -33,7 +33,6 @@ SIZE_DEPTH_MAX = 8
 
 _PLAIN: tuple[Any, ...] = (int, float, bytes, dict, list, tuple, set, frozenset)
 _TEXTS = (str, bytes, bytearray)
-_NUMBERS = (int, float)
 _COLLECTIONS = (list, tuple, set, frozenset)
 _WORD = 8
 _REFUSALS = (TypeError, ValueError, RecursionError, OverflowError, msgspec.MsgspecError)
@@ -162,9 +161,9 @@ def _size(value: Any, depth: int, visits: list[int]) -> int:
     if kind is str:
         return len(value)
     if kind is not list and kind is not tuple and kind is not dict:  # what is none of the above
-        if isinstance(value, _TEXTS):
+        if isinstance(value, (str, bytes, bytearray)):
             return len(value)
-        if value is None or isinstance(value, _NUMBERS):
+        if value is None or isinstance(value, (int, float)):
             return _WORD
         held = getattr(value, "nbytes", None)
         if isinstance(held, int):

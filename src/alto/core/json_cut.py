@@ -231,7 +231,8 @@ class JsonItems(Cutter[Any]):
         if self._fields is not None and found is not None and not self._whole:
             flat_end = _flat_end(text, end)
             named = _NAMED.match(text, end) if flat_end else None
-            if named is not None and named[1] in self._fields and named[1] != self._wrapper:
+            name = None if named is None else named[1]
+            if name in self._fields and name != self._wrapper:
                 self._first = self._wraps = False
                 return self._flat(text, end, flat_end)
         line = text.rfind("\n", at, end) + 1

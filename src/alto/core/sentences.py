@@ -28,7 +28,7 @@ script. When in doubt a sentence goes on: half a sentence is worse for the next 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Final, Literal
 
 from .cut import AT_ONCE, Cutter, Until, cut_off
 from .texts import Sentence
@@ -98,8 +98,8 @@ _WORD = re.compile(r"\w")
 _QUOTE = re.compile('[「」『』“”（）《》【】"]')
 _CLOSER = {"「": "」", "『": "』", "“": "”", "（": "）", "《": "》", "【": "】", '"': '"'}
 
-WAIT = -1
-GOES_ON = -2
+WAIT: Final = -1
+GOES_ON: Final = -2
 
 _Sort = Literal["word", "number", "perhaps", "goes on"]
 """A word before a dot: any word, an abbreviation that a number follows, one that may end a

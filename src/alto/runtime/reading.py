@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Awaitable, Callable
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..core.calls import Delta, Message
@@ -85,7 +84,6 @@ class Reading(Keeper):
         self.fed = 0  # of these the cutter has had so many
         self.think: ThinkSplitter | None = None
         self.finish_reason: object = None
-        self.search = _search("")  # finds in a piece what is to be looked at
         self.room = 0  # so many characters may come before any piece is: the first one is
         self.truncated = False
         return self.take
@@ -137,12 +135,13 @@ class Reading(Keeper):
         if self.fans_out:
             self._look_out()
         else:
+            self.search = _search("")
             self.room = sys.maxsize
 
     def _look_out(self) -> None:
         """Say which of the pieces to come is to be looked at."""
         marks, room = self.cutter.until()
-        self.search = _search(marks)
+        self.search = _search(marks)  # finds it
         self.room = room if self.think is None else 0
 
     def _cut(self) -> list[Any]:
@@ -168,7 +167,7 @@ class Reading(Keeper):
 
     def _note(self, piece: str) -> str:
         """Note what a piece carries besides text. One that carries nothing becomes a string."""
-        if piece.__class__ is Delta or not isinstance(piece, Delta):
+        if type(piece) is Delta or not isinstance(piece, Delta):
             return str.__str__(piece)
         if reasoning := piece.reasoning:
             self._reason(reasoning)
@@ -249,8 +248,13 @@ class Reading(Keeper):
         run.pump()
 
 
-@cache
+_SEARCHES: dict[str, Callable[[str], re.Match[str] | None]] = {}
+"""By the characters that are looked for. There are a few sets of them, which cutters know."""
+
+
 def _search(marks: str) -> Callable[[str], re.Match[str] | None]:
-    """Finds one of some characters, or the beginning of a tag around reasoning. (There are a few
-    sets of them, which cutters know.)"""
-    return re.compile(f"[<{re.escape(marks)}]").search
+    """Finds one of some characters, or the beginning of a tag around reasoning."""
+    search = _SEARCHES.get(marks)
+    if search is None:
+        search = _SEARCHES[marks] = re.compile(f"[<{re.escape(marks)}]").search
+    return search
