@@ -147,10 +147,9 @@ class Pool(Encodes):
                 if self._reads and not given:
                     if not reader.sends or calls.closed:
                         await self._sent(reader)
-                    reader.replica = reader.next()
-                    keeper.first = reader
+                    read = self._reads[reader.go(keeper)]
                     try:
-                        await self._reads[reader.replica](reader.asked, take)
+                        await read(reader.asked, take)
                         if not keeper.enough:
                             calls.finish(reader)
                         return

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..core.calls import Call, Delta, Usage
 from ..core.scheduling import CallId, ReplicaId
 from ..errors import AltoError
+from .keeper import Keeper
 
 if TYPE_CHECKING:
     from .pool_calls import Calls
@@ -69,6 +70,12 @@ class PoolReader:
     def __call__(self) -> None:
         """The first piece of a try is there (as `Keeper.first`)."""
         self.calls.begin(self)
+
+    def go(self, keeper: Keeper) -> ReplicaId:
+        """Where it goes now, to read with this keeper, which will tell of the first piece."""
+        keeper.first = self
+        self.replica = self.next()
+        return self.replica
 
     def next(self) -> ReplicaId:
         """Where to go now."""
