@@ -119,10 +119,10 @@ class Run:
             committed=committed,
         )
         self.units: list[Unit | None] = runtime.units_of(pipeline.graph)
-        self.context: Context = copy_context()
+        self.context: Context = copy_context()  # what each invocation begins with
         self.aside = NOTHING
         self.queued = 0  # calls that wait in a pool for a replica with room
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], None] = {}  # smaller than a set of as many
         self.events: list[Event] | None = None
         self.bounded = bounded
         self.ended = False
@@ -225,7 +225,7 @@ class Run:
         if not self._spawning:
             self._spawning = True
             self._burst = 1
-            self.loop.call_soon(self.safely, self._spawn)
+            self.loop.call_soon(self.safely, self._spawn, context=self.context)
 
     def _spawn(self) -> None:
         execution = self.execution
@@ -236,22 +236,28 @@ class Run:
         for _ in range(min(self._burst, wanted)):
             # not the context of whoever pumped last: what a stage sets there is its own
             task = self.loop.create_task(self._runner(), context=self.context.copy())
-            self.tasks.add(task)
-            task.add_done_callback(self._runner_ended)
+            self.tasks[task] = None
+            task.add_done_callback(self._runner_ended, context=self.context)
         if self._burst < wanted:
             self._burst *= 2
-            self.loop.call_soon(self.safely, self._spawn)
+            self.loop.call_soon(self.safely, self._spawn, context=self.context)
         else:
             self._spawning = False
 
     def _runner_ended(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
+        self.tasks.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
             self.failed(task.exception() or RuntimeError("a runner failed"))
         elif (self.execution.ready or self.aside.granted) and not self.execution.finished:
             self.schedule()
         if not self.tasks and self.execution.finished:
             self.runtime.forget(self)
+
+    def _runner_over(self, task: asyncio.Task[Any]) -> None:
+        """The same for one with nothing left to do, while others have: the loop need not tell."""
+        if not self.execution.finished:
+            task.remove_done_callback(self._runner_ended)
+            self.tasks.pop(task, None)
 
     def arm(self) -> None:
         """Keep the one timer at the time at which the core wants to be woken."""
@@ -489,6 +495,7 @@ class Run:
                 await asyncio.sleep(0)
         if self.queued or self.aside.waits:
             self.rested()
+        self._runner_over(task)
 
     def _next(self) -> Invocation | None:
         """Start what has been granted a place, or else what is ready; None if it has to wait."""
