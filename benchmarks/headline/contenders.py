@@ -20,6 +20,7 @@ from alto import Call, Config, Delta, Simulated
 from alto.core.policies.prompt_aware import PromptAware
 from alto.core.replicas import Limits
 from alto.core.scheduling import Candidate, Facts, Policy
+from alto.engines.asked import Asked, Whole, ended
 from alto.engines.keeper import Keeper
 from alto.engines.keeping import Kept
 from alto.engines.pool import Pool
@@ -59,7 +60,10 @@ class Logged(Pool):
 
     log: list[Span] | None = None
 
-    async def read_for(self, call: Call, take: Take, keeper: Keeper) -> None:
+    def ask(self, call: Call, take: Take, keeper: Keeper) -> Asked:
+        return Whole(self._logged(call, take))
+
+    async def _logged(self, call: Call, take: Take) -> None:
         assert self.log is not None
         now = asyncio.get_running_loop().time
         span = Span(call.request, call.stage, call.path, now())
@@ -70,7 +74,7 @@ class Logged(Pool):
             return take(delta)
 
         kept = Kept(seen)
-        await super().read_for(call, kept.take, kept.keeper)
+        await ended(super().ask(call, kept.take, kept.keeper))
         span.ended = now()
 
 

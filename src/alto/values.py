@@ -71,6 +71,15 @@ def encode(value: Any) -> bytes:
         return _OPAQUE + _pickled(value)
 
 
+def same(a: Any, b: Any) -> bool:
+    """Whether two attempts gave the same item: equal as they are encoded."""
+    if a is b:
+        return True
+    if type(a) is type(b) and isinstance(a, str | int | bytes):
+        return bool(a == b)
+    return encode(a) == encode(b)
+
+
 def size_of(value: Any) -> int:
     """About how many bytes the value holds. Cheap before exact: a string is its length."""
     # Asked of every item: as by `_size`, sooner where the value is, or holds, mere text.

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from alto.core.calls import Call, Delta, Usage
+from alto.engines.asked import ended
 from alto.engines.keeper import Keeper
 from alto.engines.pool import Pool
 from alto.engines.protocol import Take
@@ -110,7 +111,7 @@ async def _read(
     try:
         if keeps:
             keeping = Keeping(taken)
-            await pool.read_for(call, keeping.take, keeping.keeper)
+            await ended(pool.ask(call, keeping.take, keeping.keeper))
         else:
             await pool.read(call, taken.take)
     except EngineError as raised:

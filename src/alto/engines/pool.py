@@ -36,6 +36,7 @@ from ..core.resume import with_usage
 from ..core.scheduling import Policy, ReplicaId
 from ..errors import EngineError
 from .ahead import Ahead, Used
+from .asked import Asked, Whole, ended
 from .batch_options import BatchOptions
 from .encodes import Encodes
 from .keeper import Keeper
@@ -127,29 +128,39 @@ class Pool(Encodes):
         finally:
             calls.leave(reader)
 
-    def read(self, call: Call, take: Take) -> Awaitable[None]:
+    async def read(self, call: Call, take: Take) -> None:
         """The same for a reader that is called with each piece: cheaper than `stream` by a
         generator. Returns at the end of the text, or when `take` has enough."""
         kept = Kept(take)
-        return self.read_for(call, kept.take, kept.keeper)
+        await ended(self.ask(call, kept.take, kept.keeper))
 
-    async def read_for(self, call: Call, take: Take, keeper: Keeper) -> None:
-        """As `read`, for a reader that keeps the pieces itself: cheaper by a call for each.
+    def ask(self, call: Call, take: Take, keeper: Keeper) -> Asked:
+        """As `read`, for a reader that keeps the pieces itself and waits by itself: cheaper by a
+        call and a frame for each.
 
-        The pieces are passed on right here: every frame between a replica and whoever waits for it
-        would be gone through twice for each piece. Replicas that hand them on themselves spare that
-        too, until a text breaks off.
+        Where all replicas hand their pieces on themselves, the first of them that reads the call is
+        waited for directly.
         """
+        reader = self._calls.submit(call, keeper.given)
+        if self._reads and reader.sends and not is_full(reader.asked):
+            return FirstTry(self, reader, take, keeper)
+        return Whole(self.go_on(reader, take, keeper))
+
+    def read_first(self, reader: PoolReader, take: Take, keeper: Keeper) -> Awaitable[None]:
+        """The call at the replica where the core has sent it, before any text of it is there."""
+        read = self._reads[reader.go(keeper)]
+        return read(reader.asked, take)
+
+    async def go_on(self, reader: PoolReader, take: Take, keeper: Keeper) -> None:
+        """Read a call to its end, by however many replicas that takes."""
         calls, given = self._calls, keeper.given
-        reader = calls.submit(call, given)
         try:
             while not is_full(reader.asked):
                 if self._reads and not given:
                     if not reader.sends or calls.closed:
                         await self._sent(reader)
-                    read = self._reads[reader.go(keeper)]
                     try:
-                        await read(reader.asked, take)
+                        await self.read_first(reader, take, keeper)
                         if not keeper.enough:
                             calls.finish(reader)
                         return
@@ -364,6 +375,50 @@ class Pool(Encodes):
         reader.writing = True
         self._calls.tell(Began(reader.number, replica))
         return Opened(replica, inner, first)
+
+
+class FirstTry:
+    """A call (see `Pool.ask`) while the replica reads it that it was sent to at once."""
+
+    __slots__ = ("_keeper", "_pool", "_reader", "_take", "waits")
+
+    def __init__(self, pool: Pool, reader: PoolReader, take: Take, keeper: Keeper) -> None:
+        self._pool = pool
+        self._reader = reader
+        self._take = take
+        self._keeper = keeper
+        self.waits: Awaitable[None]
+        try:
+            self.waits = pool.read_first(reader, take, keeper)
+        except Exception as error:  # where `read` is no coroutine
+            self.waits = _failed(error)
+
+    def after(self, error: BaseException | None) -> Awaitable[None] | None:
+        """The replica has read it, or has raised this."""
+        reader, keeper, calls = self._reader, self._keeper, self._reader.calls
+        keeper.first = None
+        goes_on = False
+        try:
+            if error is None:
+                if keeper.enough:
+                    return None
+                try:
+                    calls.finish(reader)
+                    return None
+                except EngineError as silent:
+                    error = silent
+            if not isinstance(error, Exception):
+                raise error
+            goes_on = not calls.is_over(reader, error)
+            return self._pool.go_on(reader, self._take, keeper) if goes_on else None
+        finally:
+            error = None  # which knows this frame: a circle
+            if not goes_on:
+                calls.leave(reader)
+
+
+async def _failed(error: Exception) -> None:
+    raise error
 
 
 def _reads(replicas: Sequence[Replica]) -> list[Read]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..core.calls import Call, Delta
 from ..core.encode import EmbedCall, Ranking, RerankCall, Vectors
+from .asked import Asked
 from .keeper import Keeper
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ Read = Callable[[Call, Take], Awaitable[None]]
 ended, or when `Take` has enough."""
 
 
-ReadFor = Callable[[Call, Take, Keeper], Awaitable[None]]
-"""As `Read`, for a reader that keeps what it takes. An engine may have it as `read_for`."""
+Ask = Callable[[Call, Take, Keeper], Asked]
+"""As `Read`, for a reader that keeps what it takes, and that waits by itself. An engine may have it
+as `ask`."""
 
 
 @runtime_checkable

@@ -31,16 +31,18 @@ YIELD_EVERY = 64
 """After this many items without waiting, a fan-out lets others run."""
 
 
-def run_one(run: Run, unit: Unit, invocation: Invocation, place: Place | None) -> Awaitable[None]:
-    """Any stage but the plain ones: an LM, a generator, code in a thread, an instance."""
+def run_one(
+    run: Run, unit: Unit, invocation: Invocation, place: Place | None
+) -> Awaitable[None] | lm.Writing | None:
+    """Any stage but the plain ones: an LM, a generator, code in a thread, an instance. Gives what
+    to wait for; of the usual LM stage its text (see `lm.Writing`)."""
     if not unit.writes or place is not None:
         return _run_one(run, unit, invocation, place)
-    # The usual LM stage: no frame of ours stands between it and its engine.
     arguments = run.execution.arguments(invocation, run.kept_stream_of)
     given = unit.stage.function(**arguments)
     if not isinstance(given, str) and inspect.isawaitable(given):
         return _when_written(run, unit, invocation, arguments, given)
-    return lm.call(run, unit, invocation, arguments, prompts.returned(unit.name, given))
+    return lm.begin(run, unit, invocation, arguments, prompts.returned(unit.name, given))
 
 
 async def _when_written(

@@ -33,13 +33,14 @@ from ..core.execution import Execution, Invocation, State
 from ..core.feed import Feed
 from ..core.path import show
 from ..errors import DeadlineExceeded, StageError
-from ..values import encode, size_of
+from ..values import same, size_of
 from . import places
 from .aside import NOTHING, Aside, making
 from .attempts import run_one
 from .batches import BatchCall
 from .current import changed, running
 from .events import Event
+from .lm import Writing
 from .places import Place
 from .prompts import KeptStream
 from .readers import LiveStream, wake
@@ -62,15 +63,6 @@ CLIENT_EVENTS_MAX = 1024
 
 CLEANUP_S = 5.0
 """How long the end of a request waits for its cancelled tasks to clean up."""
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two attempts gave the same item: equal as they are encoded."""
-    if a is b:
-        return True
-    if type(a) is type(b) and isinstance(a, str | int | bytes):
-        return bool(a == b)
-    return encode(a) == encode(b)
 
 
 class Run:
@@ -466,7 +458,16 @@ class Run:
                         execution.done(invocation, value)
                     else:
                         place = self.aside.placed.pop(invocation, None) if unit.gated else None
-                        await run_one(self, unit, invocation, place)
+                        step = run_one(self, unit, invocation, place)
+                        if isinstance(step, Writing):  # to wait for with no frame in between
+                            try:
+                                await step.waits
+                            except BaseException as error:
+                                step = step.after(error)
+                            else:
+                                step = step.after(None)
+                        if step is not None:
+                            await step
                 except BaseException as error:
                     if not self._absorb(invocation, task, error):
                         raise

@@ -8,15 +8,17 @@ where the earlier one was, as far as the characters agree, so equal text keeps i
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..core.calls import Call, Message, Usage, asked
 from ..core.execution import Invocation
+from ..engines.asked import Asked, Whole, ended
 from ..engines.keeper import Keeper
-from ..engines.protocol import Engine, Read, ReadFor, Take
-from ..errors import EngineError, ParseError
+from ..engines.protocol import Ask, Engine, Read, Take
+from ..errors import EngineError
 from ..stages import LM
 from . import prompts, shedding, spending
 from .readers import wake
@@ -40,13 +42,21 @@ async def call(
     ahead: Ahead | None = None,
 ) -> None:
     """Run one attempt of an LM stage from its prompt to its last item. `ahead` knows where the
-    beginning of the prompt has been read, if it has.
+    beginning of the prompt has been read, if it has."""
+    writing = begin(run, unit, invocation, arguments, messages, ahead)
+    if writing is not None:
+        await ended(writing)
 
-    This frame waits for the engine's directly: each frame in between would be gone through for
-    each piece of text.
-    """
-    reader = unit.reader
-    assert reader is not None, "an LM stage has one"
+
+def begin(
+    run: Run,
+    unit: Unit,
+    invocation: Invocation,
+    arguments: dict[str, Any],
+    messages: list[Message],
+    ahead: Ahead | None = None,
+) -> Writing | None:
+    """The same for whoever waits by itself. None: there is nothing to wait for."""
     if invocation.feeds:
         _have_enough(run, invocation)
         arguments = prompts.arguments_of(arguments)
@@ -56,28 +66,111 @@ async def call(
     template.leads = run.execution.leads(invocation)
     if run.ticket is not None and run.deadline is not None:
         if shedding.too_late(run, invocation) is not None:
-            return
+            return None
         template.rest_s = run.ticket.rest_s
-    read = _read_of(run, unit, invocation)
-    reading = Reading(run, unit, invocation, reader, _wait)
-    for attempt in range(1, PARSE_TRIES + 1):
+    return _asked(Reading(run, unit, invocation, template, _wait))
+
+
+class Writing:
+    """An attempt while its text is being written. To be waited for as a call is (`Asked`): any
+    frame in between would be gone through for each piece of text."""
+
+    __slots__ = ("_asked", "_reading", "waits")
+
+    def __init__(self, reading: Reading, asked: Asked) -> None:
+        self.waits = asked.waits
+        self._asked = asked
+        self._reading = reading
+
+    def after(self, error: BaseException | None) -> Awaitable[None] | None:
+        """What was first waited for has ended, or raised this: nearly always the text is over."""
+        reading = self._reading
+        rest: Awaitable[None] | None = None
         try:
-            await read(template, reading.begin(), reading)
+            rest = self._asked.after(error)
         except EngineError as failure:
-            template.untold = template.untold or failure.usage
+            _note_cost(reading.call, failure)
             raise
         finally:
-            if template.untold is not None:
-                run.usage, template.untold = run.usage + template.untold, None
-        error = await _end(reading)
-        if reading.stopped:
+            error = None  # which knows this frame: a circle
+            if rest is None:
+                _count_untold(reading)
+        return _over(reading) if rest is None else _read_on(reading, rest)
+
+
+def _asked(reading: Reading) -> Writing:
+    """Ask for the text, or for another one in its place."""
+    ask = _asks(reading.run, reading.unit, reading.invocation)
+    reading.tries += 1
+    return Writing(reading, ask(reading.call, reading.begin(), reading))
+
+
+async def _read_on(reading: Reading, rest: Awaitable[None]) -> None:
+    """The engine is not at the end of the text yet."""
+    try:
+        await rest
+    except EngineError as failure:
+        _note_cost(reading.call, failure)
+        raise
+    finally:
+        _count_untold(reading)
+    more = _over(reading)
+    if more is not None:
+        await more
+
+
+def _note_cost(call: Call, failure: EngineError) -> None:
+    call.untold = call.untold or failure.usage
+
+
+def _count_untold(reading: Reading) -> None:
+    """What no delta has told of the cost is known once the engine has heard of the end."""
+    run, call = reading.run, reading.call
+    if call.untold is not None:
+        run.usage, call.untold = run.usage + call.untold, None
+
+
+def _over(reading: Reading) -> Awaitable[None] | None:
+    """The text is over: read what is left of it, and tell the core. Gives what to wait for if the
+    core does not take all of it at once, or if the text cannot be read."""
+    if reading.failed is not None:
+        raise reading.failed
+    if reading.stopped:
+        return None
+    items = reading.rest()
+    if items and not reading.put(items):
+        return _put_on(reading, items, more=True)
+    items = reading.last()
+    if items and not reading.put(items):
+        return _put_on(reading, items, more=False)
+    return _done(reading)
+
+
+async def _put_on(reading: Reading, items: list[Any], *, more: bool) -> None:
+    """As `_over`, from where the core has not taken these items; `more` if the last may follow."""
+    if not await _wait(reading, items):
+        return
+    if more:
+        items = reading.last()
+        if items and not reading.put(items) and not await _wait(reading, items):
             return
-        if error is None:
-            break
-        if attempt == PARSE_TRIES or reading.truncated:
-            raise error
-        template.messages, template.avoid = reading.again(messages), template.answered_by
-    reading.finish()
+    rest = _done(reading)
+    if rest is not None:
+        await rest
+
+
+def _done(reading: Reading) -> Awaitable[None] | None:
+    """All items have been taken. If the text could not be read to its end, have it asked for once
+    more, as long as that may help."""
+    error = reading.cutter.error
+    if error is None:
+        reading.finish()
+        return None
+    if reading.tries == PARSE_TRIES or reading.truncated:
+        raise error
+    call = reading.call
+    call.messages, call.avoid = reading.again(), call.answered_by
+    return ended(_asked(reading))
 
 
 async def call_growing(
@@ -163,11 +256,12 @@ def _template(run: Run, unit: Unit) -> Call:
     )
 
 
-def _read_of(run: Run, unit: Unit, invocation: Invocation) -> ReadFor:
-    """How what answers the stage's calls is read: to its end, or until `take` has enough."""
+def _asks(run: Run, unit: Unit, invocation: Invocation) -> Ask:
+    """How what answers the stage's calls is asked: to be read to its end, or until `take` has
+    enough."""
     if len(unit.engines) > 1:
-        return partial(_read_one_of, run, unit, invocation)
-    return _read_engine(run, unit, invocation, unit.engines[0])
+        return _whole(partial(_read_one_of, run, unit, invocation))
+    return _asks_engine(run, unit, invocation, unit.engines[0])
 
 
 async def _read_one_of(
@@ -176,27 +270,31 @@ async def _read_one_of(
     """Read the first engine that answers; the next one when an engine fails before its first
     piece."""
     for position, name in enumerate(unit.engines):
-        read = _read_engine(run, unit, invocation, name)
+        ask = _asks_engine(run, unit, invocation, name)
         try:
-            await read(template, take, keeper)
+            await ended(ask(template, take, keeper))
             return
         except EngineError:
             if keeper.given or position == len(unit.engines) - 1:
                 raise
 
 
-def _read_engine(run: Run, unit: Unit, invocation: Invocation, name: str) -> ReadFor:
-    read = unit.reads.get(name)
-    if read is None:
+def _asks_engine(run: Run, unit: Unit, invocation: Invocation, name: str) -> Ask:
+    ask = unit.asks.get(name)
+    if ask is None:
         engine = run.runtime.engine(name, unit.name)
-        read = unit.reads[name] = getattr(engine, "read_for", None) or _plainly(engine)
-    return read if run.budget is None else partial(spending.read, run, invocation, read)
+        ask = unit.asks[name] = getattr(engine, "ask", None) or _plainly(engine)
+    return ask if run.budget is None else _whole(partial(spending.read, run, invocation, ask))
 
 
-def _plainly(engine: Engine) -> ReadFor:
-    """How an engine is read that does not look at what a reader keeps."""
+def _whole(read: Callable[[Call, Take, Keeper], Awaitable[None]]) -> Ask:
+    return lambda template, take, keeper: Whole(read(template, take, keeper))
+
+
+def _plainly(engine: Engine) -> Ask:
+    """How an engine is asked that does not look at what a reader keeps."""
     read: Read = getattr(engine, "read", None) or partial(_streamed, engine)
-    return lambda template, take, keeper: read(template, take)
+    return lambda template, take, keeper: Whole(read(template, take))
 
 
 async def _streamed(engine: Engine, template: Call, take: Take) -> None:
@@ -205,30 +303,6 @@ async def _streamed(engine: Engine, template: Call, take: Take) -> None:
             going = take(delta)
             if going is not True and (going is False or not await going):
                 return
-
-
-async def _end(reading: Reading) -> ParseError | None:
-    """The answer is over: read what is left of it. The error says why it cannot be read to its
-    end."""
-    if reading.failed is not None:
-        raise reading.failed
-    if reading.stopped:
-        return None
-    items = reading.rest()
-    if items and not await _pass(reading, items):
-        return None
-    items = reading.last()
-    if items and not await _pass(reading, items):
-        return None
-    return reading.cutter.error
-
-
-async def _pass(reading: Reading, items: list[Any]) -> bool:
-    """Hand items to the core; False when the attempt is over."""
-    if not reading.fans_out:
-        reading.value = items[0]
-        return True
-    return reading.give(items) or await _wait(reading, items)
 
 
 async def _wait(reading: Reading, items: list[Any]) -> bool:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from ..core.calls import Delta, Message
+from ..core.calls import Call, Delta, Message
 from ..core.cut import Cutter
 from ..core.execution import Invocation
 from ..core.scope import PENDING
@@ -38,6 +38,7 @@ class Reading(Keeper):
     """
 
     __slots__ = (
+        "call",
         "cutter",
         "failed",
         "fans_out",
@@ -52,19 +53,25 @@ class Reading(Keeper):
         "search",
         "stopped",
         "think",
+        "tries",
         "truncated",
+        "unit",
         "value",
         "wait",
     )
 
     def __init__(
-        self, run: Run, unit: Unit, invocation: Invocation, reader: Reader[Any], wait: Wait
+        self, run: Run, unit: Unit, invocation: Invocation, call: Call, wait: Wait
     ) -> None:
         super().__init__()
+        assert unit.reader is not None, "an LM stage has one"
         self.run = run
+        self.unit = unit
         self.wait = wait
         self.invocation = invocation
-        self.reader = reader
+        self.call = call
+        self.tries = 0  # so often an answer has been asked for
+        self.reader: Reader[Any] = unit.reader
         self.fans_out = unit.fans_out
         self.value: Any = PENDING
         self.stopped = False
@@ -205,14 +212,22 @@ class Reading(Keeper):
                 return False
         return True
 
+    def put(self, items: list[Any]) -> bool:
+        """Hand on what is complete at the end of the text. False: as `give`."""
+        if self.fans_out:
+            return self.give(items)
+        self.value = items[0]
+        return True
+
     def _reason(self, text: Any) -> None:
         run = self.run
         key = (self.invocation.use.name, self.invocation.path)
         run.set_aside().reasoning.setdefault(key, []).append(text)
         run.progress(self.invocation, "reasoning", text)
 
-    def again(self, messages: list[Message]) -> list[Message]:
-        """The prompt of the second try: go on after the last complete item, or answer anew."""
+    def again(self) -> list[Message]:
+        """The prompt of the next try: go on after the last complete item, or answer anew."""
+        messages = self.call.messages
         wanted = self.reader.expected
         text = "".join(self.pieces)
         kept = text[: self.cutter.settled] if self.fans_out else ""

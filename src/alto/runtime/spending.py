@@ -14,9 +14,10 @@ from ..core.budget import Account
 from ..core.calls import Call, Delta
 from ..core.execution import Invocation
 from ..core.path import show
+from ..engines.asked import ended
 from ..engines.keeper import Keeper
 from ..engines.keeping import Kept
-from ..engines.protocol import Engine, ReadFor, Take
+from ..engines.protocol import Ask, Engine, Take
 from ..errors import EngineError, StageError
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
 async def read(
     run: Run,
     invocation: Invocation,
-    reading: ReadFor,
+    ask: Ask,
     call: Call,
     take: Take,
     keeper: Keeper,
 ) -> None:
-    """Have a call read (by `reading`) as far as the budget goes."""
+    """Have a call read (asked for by `ask`) as far as the budget goes."""
     with _opened(run, invocation, call) as account:
 
         def counted(piece: str) -> bool | Awaitable[bool]:
@@ -43,7 +44,7 @@ async def read(
             return False if isinstance(going, bool) else _then_stop(going)
 
         kept = Kept(counted)
-        await reading(account.call, kept.take, kept.keeper)
+        await ended(ask(account.call, kept.take, kept.keeper))
 
 
 async def stream(

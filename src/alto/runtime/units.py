@@ -16,7 +16,7 @@ from ..annotations import stream_element
 from ..config import StageConfig
 from ..core.calls import Call
 from ..core.execution import Invocation
-from ..engines.protocol import ReadFor
+from ..engines.protocol import Ask
 from ..errors import StageError, StageMistake
 from ..stages import LM, Stage
 from .batches import Batch, given
@@ -74,8 +74,8 @@ class Unit:
         self.reader = runtime.reader(stage) if isinstance(stage, LM) else None
         self.template: Call | None = None
         """Of an LM stage: what its calls have in common, once there was one."""
-        self.reads: dict[str, ReadFor] = {}
-        """How those of its engines are read, by name, that have been called."""
+        self.asks: dict[str, Ask] = {}
+        """How those of its engines are asked, by name, that have been called."""
         self.batches: dict[Any, Batch] = {}
         self.pretends = stage.name in runtime.durations
         """It is said to take some time, on virtual time."""
