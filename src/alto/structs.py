@@ -234,13 +234,8 @@ def _json_stream_reader(element: Any) -> Reader[Any]:
         # A pydantic model may take its fields by their own names besides their aliases.
         fields |= frozenset(getattr(element, "model_fields", ()))
     wrapper = next(name for name in _WRAPPERS if fields is None or name not in fields)
-    new = partial(
-        JsonItems,
-        starts=_starts(schema),
-        fields=fields,
-        wrapper=wrapper,
-        decode=decoder_of(element),
-    )
+    # Without the names of the parameters, which would be looked up for each text.
+    new = partial(JsonItems, _starts(schema), fields, wrapper, decoder_of(element))
     expected = f"a JSON array of {name_of(element)}{_named(names)}"
     return Reader(expected, _wrapped(wrapper, schema, many=True), new)
 

@@ -104,7 +104,6 @@ class JsonItems(Cutter[Any]):
 
     def __init__(
         self,
-        *,
         starts: str = OBJECT,
         fields: frozenset[str] | None = None,
         wrapper: str | None = "items",
@@ -176,10 +175,12 @@ class JsonItems(Cutter[Any]):
         return [] if items is None else items
 
     def until(self) -> Until:
-        state = self._after_string if self._state is JsonItems._in_string else self._state
-        bare = state is JsonItems._elements or state is JsonItems._bare  # no item, but it is given
-        if bare or not self._brackets or self.error is not None:
+        if not self._brackets or self.error is not None:
             return AT_ONCE
+        if self._stack:  # else it is prose, as it mostly is
+            state = self._after_string if self._state is JsonItems._in_string else self._state
+            if state is JsonItems._elements or state is JsonItems._bare:
+                return AT_ONCE  # what has no bracket is no item, but it is given
         return "]}", OPEN_CHARS_MAX + 1 - self._chars_held()
 
     def _chars_held(self) -> int:
@@ -472,6 +473,8 @@ class JsonItems(Cutter[Any]):
 
     def _undecided(self) -> bool:
         """What has begun may still be prose."""
+        if not self._stack:
+            return False
         if self._state in (JsonItems._name_string, JsonItems._colon):
             return self._first
         return self._state in (JsonItems._opened_object, JsonItems._opened_array)
