@@ -95,11 +95,16 @@ def at(node: Node, use: Use) -> Invocation | None:
 
 def put_at(node: Node, use: Use, invocation: Invocation) -> None:
     """Let an attempt stand at its node, in the place of the one before it if there is one."""
-    last, old = None, node.invocations
+    old = node.invocations
+    if old is None:
+        node.invocations = invocation
+        return
+    last: Invocation | None = None
     while old is not None and old.use is not use:
         last, old = old, old.next
     if old is not None:
-        invocation.next, old.next = old.next, None
+        invocation.next = old.next
+        old.next = None
     if last is None:
         node.invocations = invocation
     else:
