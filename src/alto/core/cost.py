@@ -99,10 +99,6 @@ def cheapest_place(places: list[Place], need: Need, random: Random) -> int:
 
 def cheapest(costs: list[float], random: Random, *, slack: float = 0.0) -> int:
     """The index of the lowest cost; one by lot among those at most `slack` above it."""
-    lowest = costs[0]
-    for value in costs:
-        if value < lowest:
-            lowest = value
-    limit = lowest + slack
+    limit = min(costs) + slack
     ties = [index for index, value in enumerate(costs) if value <= limit]
     return ties[0] if len(ties) == 1 else ties[int(random.random() * len(ties))]

@@ -92,10 +92,7 @@ class EchoFilter:
 
 def chars_of(given: list[str]) -> int:
     """How long a text is in these pieces."""
-    chars = 0
-    for piece in given:
-        chars += len(piece)
-    return chars
+    return len("".join(given))  # quick in compiled code as in interpreted
 
 
 def spent(
@@ -115,17 +112,16 @@ def spent(
         return usage
     if ids is not None:
         return Usage(len(ids.prompt), len(ids.answer), calls=1)
-    chars = pieces = 0
-    for piece in given:
-        size = len(piece)
-        chars += size
-        if size:
-            pieces += 1
-    for delta in telling:
-        if delta.reasoning:
-            chars += len(delta.reasoning)
+    thought = [delta for delta in telling if delta.reasoning]
+    chars = chars_of(given)
+    for delta in thought:
+        chars += len(delta.reasoning)
+    written = round(chars * tokens_per_char)
+    if written < len(given):  # else there is no need to count
+        pieces = len(given) - given.count("")
+        for delta in thought:
             pieces += 0 if delta else 1
-    written = max(pieces, round(chars * tokens_per_char))
+        written = max(pieces, written)
     return Usage(round(prompt_tokens), written, 0, 0, 1)  # by name it would take twice as long
 
 
