@@ -63,6 +63,17 @@ class Pushing(Played):
                     return
 
 
+class Giving(Pushing):
+    """Hands on by what it gives to wait for, and raises at once where that is all it does."""
+
+    def read(self, call: Call, take: Take) -> Any:
+        play = self.plays[0]
+        if play and isinstance(play[0], Exception):
+            self.plays.pop(0)
+            raise play[0]
+        return super().read(call, take)
+
+
 @dataclass
 class Taken:
     """A reader, and what it has seen: each piece with its time."""
@@ -151,7 +162,7 @@ def test_who_hands_on_makes_no_difference(plays: str, reader: str) -> None:
     async def main() -> list[Any]:
         start = asyncio.get_running_loop().time()
         seen: list[Any] = []
-        for kind, keeps in itertools.product((Played, Pushing), (False, True)):
+        for kind, keeps in itertools.product((Played, Pushing, Giving), (False, True)):
             taken = READERS[reader]()
             result = await _read(kind, PLAYS[plays], taken, keeps)
             times = [(round(at - start, 6), *rest) for at, *rest in taken.seen]
@@ -160,7 +171,7 @@ def test_who_hands_on_makes_no_difference(plays: str, reader: str) -> None:
         return seen
 
     read, *others = run(main())
-    assert others == [read] * 3
+    assert others == [read] * 5
     assert read[0] or read[1], "something was read, or there was an error"
 
 

@@ -142,14 +142,14 @@ class Pool(Encodes):
         waited for directly.
         """
         reader = self._calls.submit(call, keeper.given)
-        if self._reads and reader.sends and not is_full(reader.asked):
-            return FirstTry(self, reader, take, keeper)
-        return Whole(self.go_on(reader, take, keeper))
-
-    def read_first(self, reader: PoolReader, take: Take, keeper: Keeper) -> Awaitable[None]:
-        """The call at the replica where the core has sent it, before any text of it is there."""
+        if not self._reads or not reader.sends or is_full(reader.asked):
+            return Whole(self.go_on(reader, take, keeper))
         read = self._reads[reader.go(keeper)]
-        return read(reader.asked, take)
+        try:
+            waits = read(reader.asked, take)
+        except Exception as error:  # where `read` is no coroutine
+            waits = _failed(error)
+        return FirstTry(self, reader, take, keeper, waits)
 
     async def go_on(self, reader: PoolReader, take: Take, keeper: Keeper) -> None:
         """Read a call to its end, by however many replicas that takes."""
@@ -159,8 +159,9 @@ class Pool(Encodes):
                 if self._reads and not given:
                     if not reader.sends or calls.closed:
                         await self._sent(reader)
+                    read = self._reads[reader.go(keeper)]
                     try:
-                        await self.read_first(reader, take, keeper)
+                        await read(reader.asked, take)
                         if not keeper.enough:
                             calls.finish(reader)
                         return
@@ -382,16 +383,14 @@ class FirstTry:
 
     __slots__ = ("_keeper", "_pool", "_reader", "_take", "waits")
 
-    def __init__(self, pool: Pool, reader: PoolReader, take: Take, keeper: Keeper) -> None:
+    def __init__(
+        self, pool: Pool, reader: PoolReader, take: Take, keeper: Keeper, waits: Awaitable[None]
+    ) -> None:
+        self.waits = waits
         self._pool = pool
         self._reader = reader
         self._take = take
         self._keeper = keeper
-        self.waits: Awaitable[None]
-        try:
-            self.waits = pool.read_first(reader, take, keeper)
-        except Exception as error:  # where `read` is no coroutine
-            self.waits = _failed(error)
 
     def after(self, error: BaseException | None) -> Awaitable[None] | None:
         """The replica has read it, or has raised this."""

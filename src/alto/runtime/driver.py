@@ -432,7 +432,6 @@ class Run:
         ready = execution.ready
         task = asyncio.current_task()
         assert task is not None
-        clock = self.loop.time
         count = 0
         while ready or self.aside.granted:
             invocation = self._next()
@@ -454,7 +453,7 @@ class Run:
                         value = await unit.stage.function(
                             **execution.arguments(invocation, self.stream_of)
                         )
-                        execution.now = clock()
+                        execution.now = self.loop.time()
                         execution.done(invocation, value)
                     else:
                         place = self.aside.placed.pop(invocation, None) if unit.gated else None

@@ -100,7 +100,10 @@ class Writing:
 
 def _asked(reading: Reading) -> Writing:
     """Ask for the text, or for another one in its place."""
-    ask = _asks(reading.run, reading.unit, reading.invocation)
+    run, unit = reading.run, reading.unit
+    ask = unit.ask
+    if ask is None or run.budget is not None:
+        ask = _asks(run, unit, reading.invocation)
     reading.tries += 1
     return Writing(reading, ask(reading.call, reading.begin(), reading))
 
@@ -261,7 +264,8 @@ def _asks(run: Run, unit: Unit, invocation: Invocation) -> Ask:
     enough."""
     if len(unit.engines) > 1:
         return _whole(partial(_read_one_of, run, unit, invocation))
-    return _asks_engine(run, unit, invocation, unit.engines[0])
+    ask = unit.ask = _asks_engine(run, unit, unit.engines[0])
+    return _within_budget(run, invocation, ask)
 
 
 async def _read_one_of(
@@ -270,7 +274,7 @@ async def _read_one_of(
     """Read the first engine that answers; the next one when an engine fails before its first
     piece."""
     for position, name in enumerate(unit.engines):
-        ask = _asks_engine(run, unit, invocation, name)
+        ask = _within_budget(run, invocation, _asks_engine(run, unit, name))
         try:
             await ended(ask(template, take, keeper))
             return
@@ -279,11 +283,12 @@ async def _read_one_of(
                 raise
 
 
-def _asks_engine(run: Run, unit: Unit, invocation: Invocation, name: str) -> Ask:
-    ask = unit.asks.get(name)
-    if ask is None:
-        engine = run.runtime.engine(name, unit.name)
-        ask = unit.asks[name] = getattr(engine, "ask", None) or _plainly(engine)
+def _asks_engine(run: Run, unit: Unit, name: str) -> Ask:
+    engine = run.runtime.engine(name, unit.name)
+    return getattr(engine, "ask", None) or _plainly(engine)
+
+
+def _within_budget(run: Run, invocation: Invocation, ask: Ask) -> Ask:
     return ask if run.budget is None else _whole(partial(spending.read, run, invocation, ask))
 
 

@@ -74,8 +74,8 @@ class Unit:
         self.reader = runtime.reader(stage) if isinstance(stage, LM) else None
         self.template: Call | None = None
         """Of an LM stage: what its calls have in common, once there was one."""
-        self.asks: dict[str, Ask] = {}
-        """How those of its engines are asked, by name, that have been called."""
+        self.ask: Ask | None = None
+        """How its engine is asked, if that is the only one, once it has been."""
         self.batches: dict[Any, Batch] = {}
         self.pretends = stage.name in runtime.durations
         """It is said to take some time, on virtual time."""
