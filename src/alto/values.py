@@ -85,11 +85,11 @@ def size_of(value: Any) -> int:
     # Asked of every item: as by `_size`, sooner where the value is, or holds, mere text.
     if isinstance(value, str):
         return len(value)
-    if isinstance(value, (int, float)):
-        return _WORD
     kind: Any = type(value)
     if kind is list:
         return _size_of_list(value)
+    if isinstance(value, (int, float)):
+        return _WORD
     names = _text_names(kind)
     if not names:
         return _size_of_any(value)
@@ -184,9 +184,13 @@ def _size(value: Any, depth: int, visits: list[int]) -> int:
     seen = 0
     size = 0
     for child in islice(children, max(visits[0], 1)):
-        if type(child) is str:  # the usual kind, without a call
+        kind = type(child)
+        if kind is str:  # the usual kinds, without a call
             visits[0] -= 1
             size += len(child)
+        elif kind is int or kind is float:
+            visits[0] -= 1
+            size += _WORD
         else:
             size += _size(child, depth - 1, visits)
         seen += 1

@@ -65,7 +65,9 @@ class OpenText:
         """It goes on with this."""
         if self.chars == 0:
             self._text = piece
-        elif self._more is None:
+            self.chars = len(piece)
+            return
+        if self._more is None:
             self._more = [piece]
         else:
             self._more.append(piece)
@@ -98,7 +100,10 @@ class Cutter(OpenText, Generic[T]):
     __slots__ = ("error", "settled")
 
     def __init__(self) -> None:
-        super().__init__()
+        # Those of an open text are set here too: for each text that is one call less.
+        self._text = ""
+        self._more = None
+        self.chars = 0
         self.error: ParseError | None = None
         """Why the text cannot be read (further). Look at it after each `feed` and `finish`."""
         self.settled = 0

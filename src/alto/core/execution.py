@@ -407,16 +407,17 @@ class Execution:
     def _drain(self) -> None:
         """Work off everything that follows, then see whether the request is over or stuck."""
         work, moves = self._work, self._moves
-        settled = moved = 0  # so many of each have been worked off: mostly there is but one
+        moved = 0  # so many of these have been worked off: mostly there is but one
         try:
-            while not self.finished:
+            over = self.finished
+            while not over:
                 if work:
-                    node, flow, value = work[settled]
-                    settled += 1
-                    if settled == len(work):
-                        work.clear()
-                        settled = 0
-                    settling.settled(self, node, flow, value)
+                    for node, flow, value in work:  # and what is put behind it meanwhile
+                        settling.settled(self, node, flow, value)
+                        over = self.finished
+                        if over:
+                            break
+                    work.clear()
                 elif moves:
                     feed = moves[moved]
                     moved += 1
@@ -424,13 +425,14 @@ class Execution:
                         moves.clear()
                         moved = 0
                     feeding.move(self, feed)
+                    over = self.finished
                 elif self.commits is None or not commit.judge(self, self.commits):
                     break
+                else:
+                    over = self.finished
         except Forgotten:
             pressure.forgotten(self, None)
         finally:
-            if settled:
-                del work[:settled]
             if moved:
                 del moves[:moved]
         if not (self.open_outputs or self.reruns or self.finished):

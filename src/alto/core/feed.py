@@ -51,8 +51,8 @@ class Cursor:
     """One walk. `advance` tells what is at the current place; `leave` moves past it.
 
     It stands at `node`, so many steps down, in front of the child at `position`, or in front of
-    that argument of a merge. Where it stands above that is in the nodes: each has its position in
-    the parent's scope for a key.
+    that argument of a merge; at its end there is no node. Where it stands above that is in the
+    nodes: each has its position in the parent's scope for a key.
     """
 
     __slots__ = ("depth", "feed", "last", "node", "position", "slot", "steps", "subs")
@@ -73,9 +73,10 @@ class Cursor:
         """The node of the next item that has a value; WAIT (registered to be told); END; or the
         failure that stands in the way."""
         while True:
-            depth, node = self.depth, self.node
-            if depth < 0 or node is None:
+            node = self.node
+            if node is None:
                 return END
+            depth = self.depth
             if depth == self.last:
                 value = node.vals[self.slot]
                 if value is PENDING:
@@ -142,6 +143,7 @@ class Cursor:
         depth = self.depth
         if depth == 0:
             self.depth = -1
+            self.node = None
             return
         node = self.node
         assert node is not None
@@ -180,9 +182,9 @@ class Cursor:
 
     def _way(self) -> list[tuple[Node, int]]:
         """The nodes on the way to where it stands, the top first, and its position at each."""
-        if self.depth < 0 or self.node is None:
-            return []
         node = self.node
+        if node is None:
+            return []
         way = [(node, self.position)]
         while len(way) <= self.depth:
             key = node.key

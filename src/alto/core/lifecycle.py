@@ -27,7 +27,10 @@ def start(
 ) -> None:
     """All items are present: make the attempt, and run it unless a `list` is not complete."""
     invocation = Invocation(use, node, attempt, rerun, failures)
-    put_at(node, use, invocation)
+    if node.invocations is None:  # as mostly: what `put_at` does then
+        node.invocations = invocation
+    else:
+        put_at(node, use, invocation)
     if execution.losses and not interest.wanted(execution, use.out, node, again=rerun):
         invocation.state = State.CANCELLED
         for gather in use.gathers:

@@ -106,17 +106,11 @@ class Node:
 
     @property
     def path(self) -> Path:
-        positions: list[int] = []  # from here up
-        node: Node = self
-        while node.parent is not None:
-            key = node.key
-            if isinstance(key, tuple):
-                positions += key[::-1]
-            else:
-                positions.append(key)
-            node = node.parent
-        positions.reverse()
-        return tuple(positions)
+        """The keys from the root down to here. There are as many as the pipeline has levels."""
+        if self.parent is None:
+            return ()
+        key = self.key
+        return self.parent.path + (key if isinstance(key, tuple) else (key,))
 
     def up(self, levels: int) -> Node:
         """The ancestor this many levels up."""

@@ -158,7 +158,8 @@ class Sentences(Cutter[Sentence]):
 
     def _cut(self, text: str, *, final: bool) -> list[Sentence]:
         items: list[Sentence] = []
-        start, at = _visible(text, 0), self._at
+        at = self._at
+        start = 0 if at else _visible(text, 0)  # what is open begins with what is visible
         while True:
             found = _CANDIDATE.search(text, max(at, start))
             at = len(text) if found is None else found.start()

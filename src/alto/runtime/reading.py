@@ -20,7 +20,6 @@ from .recut import Recut, earlier
 
 if TYPE_CHECKING:
     from ..engines.protocol import Take
-    from ..structs import Reader
     from .driver import Run
     from .units import Unit
 
@@ -46,7 +45,6 @@ class Reading(Keeper):
         "finish_reason",
         "invocation",
         "pieces",
-        "reader",
         "recut",
         "room",
         "run",
@@ -54,7 +52,6 @@ class Reading(Keeper):
         "stopped",
         "think",
         "tries",
-        "truncated",
         "unit",
         "value",
         "wait",
@@ -63,15 +60,13 @@ class Reading(Keeper):
     def __init__(
         self, run: Run, unit: Unit, invocation: Invocation, call: Call, wait: Wait
     ) -> None:
-        super().__init__()
-        assert unit.reader is not None, "an LM stage has one"
+        # What `Keeper` sets is set for each try, and so are the others, in `begin`.
         self.run = run
         self.unit = unit
         self.wait = wait
         self.invocation = invocation
         self.call = call
         self.tries = 0  # so often an answer has been asked for
-        self.reader: Reader[Any] = unit.reader
         self.fans_out = unit.fans_out
         self.value: Any = PENDING
         self.stopped = False
@@ -84,7 +79,10 @@ class Reading(Keeper):
 
     def begin(self) -> Take:
         """Start to read an answer of an engine, with what is returned."""
-        self.cutter: Cutter[Any] = self.reader.new()
+        reader = self.unit.reader
+        assert reader is not None, "an LM stage has one"
+        self.cutter: Cutter[Any] = reader.new()
+        self.first = None
         self.given = []
         self.enough = False
         self.pieces = self.given  # the same without what is thought
@@ -92,8 +90,12 @@ class Reading(Keeper):
         self.think: ThinkSplitter | None = None
         self.finish_reason: object = None
         self.room = 0  # so many characters may come before any piece is: the first one is
-        self.truncated = False
         return self.take
+
+    @property
+    def truncated(self) -> bool:
+        """The engine has stopped for length."""
+        return self.finish_reason == "length"
 
     def take(self, text: str) -> bool | Awaitable[bool]:
         """One piece: this runs once a token."""
@@ -110,9 +112,17 @@ class Reading(Keeper):
     def _look(self, text: str) -> bool | Awaitable[bool]:
         """A piece of which something may come, or the first."""
         if not self.given:
-            self._begun()
-            if len(text) < self.room and self.search(text) is None:
-                self.room -= len(text)
+            first, self.first = self.first, None
+            if first is not None:
+                first()
+            if self.fans_out:
+                self._look_out()
+            else:
+                self.search = _TAG
+                self.room = sys.maxsize
+            room = self.room - len(text)
+            if room > 0 and self.search(text) is None:
+                self.room = room
                 self.given.append(text)
                 return True
         if "<" in text or self.think is not None:
@@ -134,21 +144,10 @@ class Reading(Keeper):
         self.enough = self.cutter.error is not None
         return not self.enough
 
-    def _begun(self) -> None:
-        """The first piece is there."""
-        first, self.first = self.first, None
-        if first is not None:
-            first()
-        if self.fans_out:
-            self._look_out()
-        else:
-            self.search = _search("")
-            self.room = sys.maxsize
-
     def _look_out(self) -> None:
         """Say which of the pieces to come is to be looked at."""
         marks, room = self.cutter.until()
-        self.search = _search(marks)  # finds it
+        self.search = _SEARCHES.get(marks) or _search(marks)  # finds it
         self.room = room if self.think is None else 0
 
     def _cut(self) -> list[Any]:
@@ -159,7 +158,6 @@ class Reading(Keeper):
 
     def rest(self) -> list[Any]:
         """The answer is over: the items in what the cutter has not had yet."""
-        self.truncated = self.finish_reason == "length"
         if self.think is not None:
             text, reasoning = self.think.finish()
             if reasoning:
@@ -170,7 +168,7 @@ class Reading(Keeper):
     def last(self) -> list[Any]:
         """The items that are complete only because nothing follows."""
         cutter = self.cutter
-        return cutter.finish(self.truncated) if cutter.error is None else []
+        return cutter.finish(self.finish_reason == "length") if cutter.error is None else []
 
     def _note(self, piece: str) -> str:
         """Note what a piece carries besides text. One that carries nothing becomes a string."""
@@ -228,7 +226,8 @@ class Reading(Keeper):
     def again(self) -> list[Message]:
         """The prompt of the next try: go on after the last complete item, or answer anew."""
         messages = self.call.messages
-        wanted = self.reader.expected
+        assert self.unit.reader is not None
+        wanted = self.unit.reader.expected
         text = "".join(self.pieces)
         kept = text[: self.cutter.settled] if self.fans_out else ""
         if kept:
@@ -268,8 +267,9 @@ _SEARCHES: dict[str, Callable[[str], re.Match[str] | None]] = {}
 
 
 def _search(marks: str) -> Callable[[str], re.Match[str] | None]:
-    """Finds one of some characters, or the beginning of a tag around reasoning."""
-    search = _SEARCHES.get(marks)
-    if search is None:
-        search = _SEARCHES[marks] = re.compile(f"[<{re.escape(marks)}]").search
+    """Makes what finds one of some characters, or the beginning of a tag around reasoning."""
+    search = _SEARCHES[marks] = re.compile(f"[<{re.escape(marks)}]").search
     return search
+
+
+_TAG = _search("")
