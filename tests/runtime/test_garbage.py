@@ -69,3 +69,16 @@ def test_items_go_with_their_request() -> None:
             assert not left, f"{len(left)} of 30 items are left for the garbage collector"
 
     on_virtual_time(main)
+
+
+@pytest.mark.usefixtures("no_collection")
+def test_a_request_leaves_no_circles() -> None:
+    async def main() -> None:
+        async with watched() as runtime:
+            await runtime.call(looked, 3)
+            gc.collect()
+            for _ in range(5):
+                assert await runtime.call(looked, 3) == 6
+            assert gc.collect() == 0, "of what was part of a circle"
+
+    on_virtual_time(main)

@@ -93,6 +93,7 @@ class Execution:
         self.error: BaseException | None = None
         self.root = Node(None, (), graph.root)
         self.outputs: list[Feed] = []
+        self.given: dict[str, Any] | None = None  # the results, when the request is over
         self.open_outputs = len(graph.outputs)
         self.running = 0  # attempts that are ready or running
         self.idle = 0  # of those: paused, or sessions that wait for input
@@ -369,6 +370,8 @@ class Execution:
 
     def results(self) -> dict[str, Any]:
         """Each output: a value (None if absent) at the request's level, else a list by path."""
+        if self.given is not None:
+            return self.given
         results: dict[str, Any] = {}
         for feed in self.outputs:
             output, values = feed.source, feed.values
@@ -520,6 +523,8 @@ class Execution:
         for feed in self.outputs:
             feed.let_go()
             feed.forget()
+        self.given = self.results()
+        self.outputs = []
 
 
 __all__ = ["ACTIVE", "END", "WAIT", "Execution", "Invocation", "Limits", "State"]
