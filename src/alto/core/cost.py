@@ -72,22 +72,44 @@ class Need:
         self.weight = weight
 
 
+def cost(
+    need: Need,
+    prefill_tokens: float,
+    cached_tokens: float,
+    free_tokens: float,
+    prefill_s: float,
+    step_s: float,
+    step_rise_s: float,
+    others: float,
+) -> float:
+    """Seconds that the call needs at a place, and takes from others there, each as far as a request
+    waits for it. The place is given by the numbers of a `Place`; `others` is its weight."""
+    output_tokens, weight = need.output_tokens, need.weight
+    uncached = need.prompt_tokens - cached_tokens
+    reading = prefill_s * uncached
+    alone = prefill_s * prefill_tokens + reading + output_tokens * step_s
+    harm = others * (reading + output_tokens * step_rise_s)
+    total = weight * alone + harm
+    if uncached > free_tokens:
+        total += (others + weight) * (prefill_s * (uncached - free_tokens))
+    return total
+
+
 def costs(places: list[Place], need: Need) -> list[float]:
-    """Seconds that the call needs at each place, and takes from others there, each as far as a
-    request waits for it."""
-    prompt_tokens, output_tokens, weight = need.prompt_tokens, need.output_tokens, need.weight
-    found: list[float] = []
-    for one in places:
-        prefill_s, others = one.prefill_s, one.weight
-        uncached = prompt_tokens - one.cached_tokens
-        reading = prefill_s * uncached
-        alone = prefill_s * one.prefill_tokens + reading + output_tokens * one.step_s
-        harm = others * (reading + output_tokens * one.step_rise_s)
-        total = weight * alone + harm
-        if uncached > one.free_tokens:
-            total += (others + weight) * (prefill_s * (uncached - one.free_tokens))
-        found.append(total)
-    return found
+    """What the call costs at each place."""
+    return [
+        cost(
+            need,
+            one.prefill_tokens,
+            one.cached_tokens,
+            one.free_tokens,
+            one.prefill_s,
+            one.step_s,
+            one.step_rise_s,
+            one.weight,
+        )
+        for one in places
+    ]
 
 
 def cheapest_place(places: list[Place], need: Need, random: Random) -> int:
@@ -99,6 +121,9 @@ def cheapest_place(places: list[Place], need: Need, random: Random) -> int:
 
 def cheapest(costs: list[float], random: Random, *, slack: float = 0.0) -> int:
     """The index of the lowest cost; one by lot among those at most `slack` above it."""
-    limit = min(costs) + slack
+    rising = sorted(costs)
+    limit = rising[0] + slack
+    if len(rising) == 1 or rising[1] > limit:
+        return costs.index(rising[0])
     ties = [index for index, value in enumerate(costs) if value <= limit]
-    return ties[0] if len(ties) == 1 else ties[int(random.random() * len(ties))]
+    return ties[int(random.random() * len(ties))]

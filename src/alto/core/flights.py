@@ -75,7 +75,7 @@ class Flight:
         """The try under way,"""
         self.beside: Try | None = None
         """and the one that races with it, while it is hedged."""
-        self.waiting = True
+        self.waiting = False
         self.tried = 0
         """Replicas on which it failed, as bits."""
         self.failures = 0
@@ -148,11 +148,6 @@ class Request:
     calls: int = 0
     """Those of it that are not gone."""
 
-    @property
-    def weight(self) -> float:
-        """How much it waits for one of its calls here; see `Facts.weight`."""
-        return _weight(self.calls)
-
 
 class Requests:
     """What a pool knows of the requests whose calls come to it. Of `remembered_max` requests, that
@@ -178,8 +173,9 @@ class Requests:
     def weight_with(self, name: str, more: int) -> float:
         """How much a request would wait for one of its calls here, with so many more."""
         known = self._known.get(name)
-        return _weight(more if known is None else known.calls + more)
+        return weight_of(more if known is None else known.calls + more)
 
 
-def _weight(calls: int) -> float:
+def weight_of(calls: int) -> float:
+    """How much a request waits for one of so many calls that it has here; see `Facts.weight`."""
     return 1.0 if calls == 1 else 1.0 / math.sqrt(float(calls))

@@ -61,13 +61,13 @@ class Line:
 
     def observe(self, x: float, y: float, weight: float = 1.0) -> None:
         """Learn one measured point."""
-        fade, wx = _FADE, weight * x
         s, sx, sy, sxx, sxy = self._sums
-        s = s * fade + weight
-        sx = sx * fade + wx
-        sy = sy * fade + weight * y
-        sxx = sxx * fade + wx * x
-        sxy = sxy * fade + wx * y
+        wx = weight * x
+        s = s * _FADE + weight
+        sx = sx * _FADE + wx
+        sy = sy * _FADE + weight * y
+        sxx = sxx * _FADE + wx * x
+        sxy = sxy * _FADE + wx * y
         self._sums = (s, sx, sy, sxx, sxy)
         base, rise, pinch, first, second, at_first, at_second, prior, prior_x, prior_xx = (
             self._prior
@@ -85,7 +85,8 @@ class Line:
             slope, intercept = scale * rise * 0.01, sy / s
         elif intercept < 0:
             slope, intercept = sxy / sxx, scale * base * 0.01
-        self.slope, self.intercept = slope, intercept
+        self.slope = slope
+        self.intercept = intercept
 
 
 class Mean:

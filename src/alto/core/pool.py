@@ -49,7 +49,7 @@ from ..errors import AltoError, EngineError
 from .calls import Usage
 from .cost import Need
 from .dark import Dark
-from .flights import Counts, Flight, Requests
+from .flights import Counts, Flight, Requests, weight_of
 from .learning import Texts, believable
 from .next_call import NextCall
 from .peers import Peers
@@ -76,7 +76,7 @@ from .prewarm import Prewarming, follow
 from .rate import Rate
 from .readable import Readable
 from .refusals import Refusals, is_busy, is_of_the_server, no_replicas
-from .replicas import Limits, ReplicaState, Speed, Try
+from .replicas import Limits, ReplicaState, Speed, Try, taking
 from .scheduling import CallId, Policy, ReplicaId, needs_prefix
 from .waiting import Waiting
 from .where import Where
@@ -188,19 +188,19 @@ class CallPool:
         request.calls += 1
         flight = Flight(event, growing, request, due)
         self._flights[event.call] = flight
-        waiting.add(flight)
         if not waiting.queue and self._rate is None and not self._next.slotted:
-            free = [replica for replica in self.replicas if replica.takes(now)]
+            free = taking(self.replicas, now)
             if free:  # nobody is before it, and there is no reason to wait
                 return self._send(flight, free, now)
+        waiting.add(flight)
         self._enqueue(flight, now)
         return None
 
     def began(self, call: CallId, replica: ReplicaId, now: float) -> None:
         """`Began`, for a driver in a hurry."""
         self.now = now
-        flight, sent = self._find(call, replica)
-        if flight is None or sent is None:
+        flight = self._flights.get(call)
+        if flight is None or (sent := flight.on(replica)) is None:
             return
         self.replicas[replica].begin(sent, now)
         if sent.probe:
@@ -213,11 +213,13 @@ class CallPool:
     ) -> None:
         """`Ended`, for a driver in a hurry."""
         self.now = now
-        flight, sent = self._find(call, replica)
-        if flight is None or sent is None:
+        flight = self._flights.get(call)
+        if flight is None or (sent := flight.on(replica)) is None:
             return
         self._remove(flight)
-        usage, texts, state = believable(usage, flight.size), self.texts, self.replicas[replica]
+        if usage is not None:
+            usage = believable(usage, flight.size)
+        texts, state = self.texts, self.replicas[replica]
         tokens = texts.written(chars, usage)
         state.finish(sent, tokens, usage, now)
         if self._rate is not None:
@@ -225,8 +227,10 @@ class CallPool:
             self._rate.settle(sent.reserved, read + tokens, now)
         if self._readable.counts:
             self._readable.answered(replica)
-        self._end_try(flight, sent, now)
-        if flight.sent is not None:
+        if flight.beside is None:
+            state.leave(sent, now)
+        else:
+            self._end_try(flight, sent, now)
             self._drop_others(flight, sent, now)
         if usage is not None:
             texts.told(usage, flight.size, chars)
@@ -234,11 +238,12 @@ class CallPool:
             state.cache.answered(sent.promised_bytes, usage, per_byte, sent.sent_at, now)
         if not flight.resumes:
             texts.wrote(flight.stage, tokens, now - sent.sent_at)
-        try:
-            self._where.finished(flight.stage, sent, tokens, usage, now)
-        except Exception as error:  # the answer is there all the same: no refusal to be counted
-            failure = self._refusals.policy("observe", self.policy, error)
-            self._actions.append(Refuse(call, failure))
+        if self._where.learns:
+            try:
+                self._where.finished(flight.stage, sent, tokens, usage, now)
+            except Exception as error:  # the answer is there all the same: no refusal to be counted
+                failure = self._refusals.policy("observe", self.policy, error)
+                self._actions.append(Refuse(call, failure))
 
     @property
     def unsettled(self) -> bool:
@@ -302,8 +307,8 @@ class CallPool:
         self.ended(event.call, event.replica, event.chars, event.usage, now)
 
     def _broke(self, event: Broke, now: float) -> None:
-        flight, sent = self._find(event.call, event.replica)
-        if flight is None or sent is None:
+        flight = self._flights.get(event.call)
+        if flight is None or (sent := flight.on(event.replica)) is None:
             return
         error = event.error
         began = sent.began_at is not None
@@ -392,7 +397,7 @@ class CallPool:
                 heappop(queue)
                 self._give_up(flight, self._refusals.too_late(flight.stage, self.waiting, now))
                 continue
-            free = [replica for replica in self.replicas if replica.takes(now)]
+            free = taking(self.replicas, now)
             if not free:
                 if self.ahead.calls and (dropped := self.ahead.drop(now)):
                     self._actions += dropped
@@ -436,20 +441,22 @@ class CallPool:
 
     def _place(self, flight: Flight, free: list[ReplicaState], now: float) -> ReplicaId | None:
         """Let the policy choose among these replicas. None: it failed, and the call with it."""
-        per_byte = self.texts.tokens_per_byte.value
+        texts, request, where = self.texts, flight.request, self._where
+        per_byte = texts.tokens_per_byte.value
         need = Need(
             flight.stage,
             flight.size * per_byte,
-            self.texts.expected_tokens(flight.stage, flight.max_tokens),
+            texts.expected_tokens(flight.stage, flight.max_tokens),
             flight.deadline,
-            now - flight.request.since,
-            1.0 if flight.leads else flight.request.weight,
+            now - request.since,
+            1.0 if flight.leads else weight_of(request.calls),
         )
         verb = "choose"
         try:
-            replica, cached = self._where.choose(flight.blocks, need, free, now)
-            verb = "observe"
-            self._where.placed(replica.replica, need, now)
+            replica, cached = where.choose(flight.blocks, need, free, now)
+            if where.learns:
+                verb = "observe"
+                where.placed(replica.replica, need, now)
         except Exception as error:
             if flight.sent is None:
                 self._give_up(flight, self._refusals.policy(verb, self.policy, error))
@@ -460,8 +467,8 @@ class CallPool:
             sent.reserved = self._rate.reserve(self._cost(flight), now)
         if flight.waiting:
             self._waiting.sent(flight)
-            if self.hedge_s is not None and len(self.replicas) > 1:
-                heappush(self._hedges, (now + self.hedge_s, flight.call, replica.replica))
+        if self.hedge_s is not None and flight.beside is None and len(self.replicas) > 1:
+            heappush(self._hedges, (now + self.hedge_s, flight.call, replica.replica))
         return replica.replica
 
     def _hedge(self, call: CallId, replica: ReplicaId, now: float) -> None:
@@ -561,11 +568,6 @@ class CallPool:
     def _refuse(self, call: CallId, error: AltoError) -> None:
         self.counts.refuse(error)
         self._actions.append(Refuse(call, error))
-
-    def _find(self, call: CallId, replica: ReplicaId) -> tuple[Flight | None, Try | None]:
-        """The try that is spoken of; none if the call is gone or the try was dropped."""
-        flight = self._flights.get(call)
-        return flight, None if flight is None else flight.on(replica)
 
     def _end_try(self, flight: Flight, sent: Try, now: float) -> None:
         if flight.beside is not None:

@@ -97,7 +97,7 @@ class PrefixIndex:
     Where the engine's metrics say how much it can keep, `told` sets it at once.
     """
 
-    __slots__ = ("_held", "_told", "bytes_max", "bytes_min", "bytes_top", "size")
+    __slots__ = ("_held", "_told", "bytes_max", "bytes_min", "bytes_top", "free_bytes", "size")
 
     def __init__(self, bytes_max: int) -> None:
         if bytes_max < 0:
@@ -107,6 +107,9 @@ class PrefixIndex:
         self.bytes_top = bytes_max * 4
         self.size = 0
         """Bytes of all held blocks."""
+        self.free_bytes = bytes_max
+        """Room that can be used before something is forgotten. (Kept, for each choice asks each
+        replica, and few of its calls change it.)"""
         self._told = False
         self._held: dict[int, None] = {}
         """Held blocks; a block stands behind (is younger than) all that follow it in a prompt."""
@@ -129,11 +132,6 @@ class PrefixIndex:
         """The same when all calls that are under way will have ended: no less is found before."""
         return self.match(blocks)
 
-    @property
-    def free_bytes(self) -> int:
-        """Room that can be used before something is forgotten."""
-        return self.bytes_max - self.size
-
     def add(self, blocks: Sequence[int]) -> None:
         """The replica is sent this prompt: its blocks are the youngest now.
 
@@ -146,8 +144,7 @@ class PrefixIndex:
             else:
                 self.size += _SIZES[block >> 32]
             held[block] = None
-        if self.size > self.bytes_max:
-            self._evict()
+        self._evict()
 
     def correct(self, promised: float, found: float) -> None:
         """The engine says how many bytes of a prompt it found, where a match had been promised.
@@ -164,6 +161,7 @@ class PrefixIndex:
             self.lower(int(min(self.bytes_max, self.size) * BROKEN))
         else:
             self.bytes_max = min(self.bytes_top, self.bytes_max + (self.bytes_max >> 8))
+            self._evict()
 
     def lower(self, bytes_max: int) -> None:
         """It keeps no more than that."""
@@ -182,9 +180,11 @@ class PrefixIndex:
         """The replica lost its cache: it was restarted, for example."""
         self._held.clear()
         self.size = 0
+        self._evict()
 
     def check(self) -> None:
-        """Raise if P2 or the count of bytes does not hold."""
+        """Raise if P2 or the counts of bytes do not hold."""
+        assert self.free_bytes == self.bytes_max - self.size
         assert self.size == sum(_SIZES[block >> 32] for block in self._held)
         assert self.size <= self.bytes_max
 
@@ -194,3 +194,4 @@ class PrefixIndex:
             oldest = next(iter(held))
             del held[oldest]
             self.size -= _SIZES[oldest >> 32]
+        self.free_bytes = self.bytes_max - self.size

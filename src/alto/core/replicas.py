@@ -32,7 +32,7 @@ from typing import Final
 
 from ..errors import EngineError
 from .calls import Usage
-from .cost import Need, Place
+from .cost import Need, Place, cost
 from .learning import Line, Mean
 from .peer_load import PeerLoad, Told
 from .peers import ReplicaSummary
@@ -141,7 +141,7 @@ class ReplicaState:
         self.share = 1.0
         """Of its room, the part that is this pool's by its demand."""
         self.sequences_limit = float(min(limits.sequences_start, limits.sequences_max))
-        self._prefill_limit_min = float(limits.prefill_tokens_min)
+        self.prefill_limit_min = float(limits.prefill_tokens_min)
         """`prefill_limit` is no less. (Limits are interpreted, and this is read for every call.)"""
         self.easy = 0
         """With fewer calls than this, and fewer prompt tokens than its least limit, it takes one
@@ -185,12 +185,12 @@ class ReplicaState:
 
     def takes(self, now: float) -> bool:
         """Would one more call be started on soon?"""
-        if self.sequences < self.easy and self.prefill_tokens < self._prefill_limit_min:
+        if self.sequences < self.easy and self.prefill_tokens < self.prefill_limit_min:
             return True  # nearly always
         peers = self.peers
         waits = self.prefill_tokens + peers.prefill_tokens
         # Below the least limit there is no need to compute it.
-        if waits >= self._prefill_limit_min and not self._reads_soon(waits):
+        if waits >= self.prefill_limit_min and not self._reads_soon(waits):
             return False
         if not self._serves(self.sequences_limit, now):
             return False
@@ -223,6 +223,10 @@ class ReplicaState:
     def knows(self, blocks: Sequence[int], size: int) -> bool:
         """Most of a prompt is in its cache, as far as can be told."""
         return 2 * matched_bytes(self.cache.index.match(blocks)) >= size
+
+    def cached_tokens(self, blocks: Sequence[int], tokens_per_byte: float) -> float:
+        """How much of a prompt is in its cache, as far as can be told."""
+        return matched_bytes(self.cache.index.match(blocks)) * tokens_per_byte
 
     def worth_waiting_s(self, blocks: Sequence[int], size: int, tokens: float, now: float) -> float:
         """How long a call may wait for it, because it has slots and one of them knows most of the
@@ -277,23 +281,24 @@ class ReplicaState:
     ) -> Try:
         """A call goes there."""
         self._pass(now)
-        uncached = max(1.0, need.prompt_tokens - cached_tokens)
+        peers, prompt_tokens, weight = self.peers, need.prompt_tokens, need.weight
+        uncached = max(1.0, prompt_tokens - cached_tokens)
         sent = Try(
             self.replica,
             now,
-            need.prompt_tokens,
+            prompt_tokens,
             uncached,
-            self.prefill_tokens + self.peers.prefill_tokens,
-            self.sequences + self.others + self.peers.sequences,
+            self.prefill_tokens + peers.prefill_tokens,
+            self.sequences + self.others + peers.sequences,
             cached_tokens / per_byte,
             self.open_until is not None,
-            need.weight,
+            weight,
         )
         if sent.probe:
             self.probed_at = now
         self.sequences += 1
         self.sent_total += 1
-        self.weight += sent.weight
+        self.weight += weight
         self.prefill_tokens += uncached
         if blocks or self.cache.slots:
             sent.slot = self.cache.add(blocks)
@@ -305,9 +310,10 @@ class ReplicaState:
         """Its first piece of text came."""
         self._pass(now)
         sent.began_at = now
-        self.cache.begun(sent.prompt_tokens, max(0.0, sent.prompt_tokens - sent.uncached_tokens))
-        self.prefill_tokens = max(0.0, self.prefill_tokens - sent.uncached_tokens)
-        self._read += sent.uncached_tokens
+        prompt_tokens, uncached = sent.prompt_tokens, sent.uncached_tokens
+        self.cache.begun(prompt_tokens, max(0.0, prompt_tokens - uncached))
+        self.prefill_tokens = max(0.0, self.prefill_tokens - uncached)
+        self._read += uncached
         sent.area_at, sent.read_at = self._area, self._read
         if sent.probe:
             # One more failure opens it again; only a whole text clears the record.
@@ -321,10 +327,11 @@ class ReplicaState:
         if now != self.changed_at:
             self._pass(now)
         self.sequences -= 1
-        self.weight = max(0.0, self.weight - sent.weight)
         if sent.slot is not None:
             self.cache.end(sent.slot)
-        if not self.sequences:
+        if self.sequences:
+            self.weight = max(0.0, self.weight - sent.weight)
+        else:
             self.prefill_tokens = self.weight = 0.0  # sums of floats drift
         if sent.began_at is None:
             self.prefill_tokens = max(0.0, self.prefill_tokens - sent.uncached_tokens)
@@ -445,19 +452,19 @@ class ReplicaState:
 
     def _learn_reading(self, sent: Try, began_at: float, usage: Usage | None) -> None:
         uncached = sent.uncached_tokens
-        told = usage is not None and (usage.cached_tokens or self.cache.reports)
-        if usage is not None and told and usage.prompt_tokens:
+        if (
+            usage is not None
+            and usage.prompt_tokens
+            and (usage.cached_tokens or self.cache.reports)
+        ):
             # What was really read, not what was thought: a cache colder than expected must not
             # pass for a slow replica.
             uncached = max(1.0, usage.prompt_tokens - usage.cached_tokens)
-        self._learn_first(sent.ahead_tokens + uncached, began_at - sent.sent_at)
-
-    def _learn_first(self, tokens: float, took: float) -> None:
-        """A late one teaches little: it has waited for other things than the reading of prompts.
-        If all are late, it is the speed after all."""
-        took /= self.slowness.value
-        late = took > 1.5 * self.speed.first.at(tokens)
-        self.speed.first.observe(tokens, took, 0.1 if late else 1.0)
+        tokens, line = sent.ahead_tokens + uncached, self.speed.first
+        took = (began_at - sent.sent_at) / self.slowness.value
+        # A late one teaches little: it has waited for other things than the reading of prompts.
+        # If all are late, it is the speed after all.
+        line.observe(tokens, took, 0.1 if took > 1.5 * line.at(tokens) else 1.0)
 
     def _cut(self, sent_at: float, sequences: float, now: float) -> None:
         """Lower the limit, once for all calls that were sent before the last time."""
@@ -514,6 +521,40 @@ class ReplicaState:
         self.cache.index.check()
 
 
+def taking(replicas: list[ReplicaState], now: float) -> list[ReplicaState]:
+    """Those that would start soon on one more call. (The list itself, if all would.)"""
+    for one in replicas:
+        if one.sequences >= one.easy or one.prefill_tokens >= one.prefill_limit_min:
+            return [one for one in replicas if one.takes(now)]
+    return replicas
+
+
+def costs_at(
+    replicas: list[ReplicaState], blocks: Sequence[int], need: Need, tokens_per_byte: float
+) -> list[float]:
+    """What a call with these blocks costs at each of these replicas: what `cost.costs` makes of
+    their `places_of`, but for each call of the pool, and so without writing them down."""
+    speed = replicas[0].speed
+    prefill_s, step_s, rise_s = speed.first.slope, speed.step.intercept, speed.step.slope
+    found: list[float] = []
+    for one in replicas:
+        peers, slowness, others = one.peers, one.slowness.value, one.others
+        running = one.sequences + others + peers.sequences
+        found.append(
+            cost(
+                need,
+                one.prefill_tokens + peers.prefill_tokens,
+                one.cached_tokens(blocks, tokens_per_byte) if blocks else 0.0,
+                one.cache.index.free_bytes * tokens_per_byte,
+                prefill_s * slowness,
+                (step_s + rise_s * (running + 1)) * slowness,
+                rise_s * slowness,
+                one.weight + peers.weight + others,
+            )
+        )
+    return found
+
+
 def places_of(
     replicas: list[ReplicaState], blocks: Sequence[int], tokens_per_byte: float
 ) -> list[Place]:
@@ -527,8 +568,7 @@ def places_of(
         running = one.sequences + one.others + peers.sequences
         place.running = running
         place.prefill_tokens = one.prefill_tokens + peers.prefill_tokens
-        matched = matched_bytes(index.match(blocks)) if blocks else 0
-        place.cached_tokens = matched * tokens_per_byte
+        place.cached_tokens = one.cached_tokens(blocks, tokens_per_byte) if blocks else 0.0
         place.free_tokens = index.free_bytes * tokens_per_byte
         place.prefill_s = prefill_s * slowness
         place.step_s = (step_s + rise_s * (running + 1)) * slowness

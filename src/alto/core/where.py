@@ -6,7 +6,7 @@ is computed here from the books themselves.
 Always true:
     W1  what a policy raises, and a choice that is none of the candidates, comes out of here as it
         is; the pool makes a refusal of it
-    W2  a policy that learns nothing (`learn_nothing`) is asked where, and told nothing
+    W2  a policy that learns nothing (`learn_nothing`) is asked where, and is not to be told
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from random import Random
 
 from .calls import Usage
-from .cost import Need, Place, cheapest_place
+from .cost import TIE_S, Need, Place, cheapest, cheapest_place
 from .learning import Texts
 from .policies.prompt_aware import PromptAware
-from .replicas import STALE_S, ReplicaState, Try, forgive, places_of
+from .replicas import STALE_S, ReplicaState, Try, costs_at, forgive, places_of
 from .scheduling import Candidate, Facts, Finished, Placed, Policy, ReplicaId, learns
 
 _BY_COST = PromptAware.choose
@@ -38,7 +38,8 @@ class Where:
         """The replicas as the policy was shown them last."""
         self._stale_at = STALE_S
         """Before then no replica has been idle for long."""
-        self._learns = learns(policy)
+        self.learns = learns(policy)
+        """Whether it wants to be told (`placed`, `finished`)."""
         self._texts = texts
         self._random = random
 
@@ -46,7 +47,12 @@ class Where:
         self, blocks: Sequence[int], need: Need, free: list[ReplicaState], now: float
     ) -> tuple[ReplicaState, float]:
         """The replica that the policy chooses, and how many tokens of the prompt it has."""
-        places = places_of(free, blocks, self._texts.tokens_per_byte.value)
+        per_byte = self._texts.tokens_per_byte.value
+        if self._by_cost and now <= self._stale_at:  # nearly always
+            index = cheapest(costs_at(free, blocks, need, per_byte), self._random, slack=TIE_S)
+            chosen = free[index]
+            return chosen, chosen.cached_tokens(blocks, per_byte) if blocks else 0.0
+        places = places_of(free, blocks, per_byte)
         if now > self._stale_at:
             self._stale_at = min(one.changed_at for one in self._replicas) + STALE_S
             forgive(free, places, now)
@@ -58,20 +64,16 @@ class Where:
 
     def placed(self, replica: ReplicaId, need: Need, now: float) -> None:
         """A call was sent."""
-        if self._learns:
-            self.policy.observe(Placed(replica, _facts(need), now))
+        self.policy.observe(Placed(replica, _facts(need), now))
 
     def finished(
         self, stage: str, sent: Try, tokens: float, usage: Usage | None, now: float
     ) -> None:
         """A try wrote its whole text, of so many tokens."""
-        if self._learns:
-            began = now if sent.began_at is None else sent.began_at
-            first_s, total_s = began - sent.sent_at, now - sent.sent_at
-            cached = usage.cached_tokens if usage is not None else None
-            self.policy.observe(
-                Finished(sent.replica, stage, first_s, total_s, tokens, cached, now)
-            )
+        began = now if sent.began_at is None else sent.began_at
+        first_s, total_s = began - sent.sent_at, now - sent.sent_at
+        cached = usage.cached_tokens if usage is not None else None
+        self.policy.observe(Finished(sent.replica, stage, first_s, total_s, tokens, cached, now))
 
     def _asked(self, free: list[ReplicaState], need: Need, now: float) -> int:
         """What the policy says."""

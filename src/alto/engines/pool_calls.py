@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..core.calls import Call, TokenIds, Usage
+from ..core.calls import Call, Delta, TokenIds, Usage
 from ..core.pool import CallPool
 from ..core.pool_events import (
     Action,
@@ -116,7 +116,8 @@ class Calls:
 
     def finish(self, reader: PoolReader) -> None:
         """A try came to its end. If it said nothing, or not why it ended, that is an error."""
-        if not reader.writing or as_delta(reader.given[-1]).finish_reason is None:
+        last = reader.given[-1] if reader.writing else None
+        if not isinstance(last, Delta) or last.finish_reason is None:
             raise self.silent_error(reader.replica, began=reader.writing)
         reader.finished = True
 
@@ -142,9 +143,9 @@ class Calls:
         if reader.writing:
             reader.call.answered_by = self.core.replicas[reader.replica].name
             part = reader.given[reader.start :] if reader.start else reader.given
-            last = as_delta(part[-1]) if part else None
+            last = part[-1] if part else None
             # Many readers go when they see the finish reason, before the stream itself ends.
-            if last is not None and last.finish_reason is not None:
+            if isinstance(last, Delta) and last.finish_reason is not None:
                 now, usage = asyncio.get_running_loop().time(), last.usage
                 if usage is None or not usage.total_tokens:
                     reader.call.untold = self._untold(reader, part, usage)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..core.calls import Call, Delta, Usage
 from ..core.scheduling import CallId, ReplicaId
@@ -16,6 +16,9 @@ from .keeper import Keeper
 
 if TYPE_CHECKING:
     from .pool_calls import Calls
+
+
+_NONE_YET: Final = ReplicaId(0)
 
 
 class PoolReader:
@@ -45,7 +48,7 @@ class PoolReader:
         self.number = number
         self.call = call
         """As the reader asked."""
-        self.asked = _from_the_first_token(call)
+        self.asked = call if call.boundaries is None else _from_the_first_token(call)
         """As the next replica is asked: for the rest, once there is text."""
         self.size = size
         """Bytes of the prompt of that."""
@@ -59,7 +62,7 @@ class PoolReader:
         """The present try gave all it had."""
         self.writing = False
         """A try has begun and not broken; there is never a second."""
-        self.replica = ReplicaId(0)
+        self.replica = _NONE_YET
         """Where that try, or the one that may begin next, is."""
         self.sends: tuple[ReplicaId, ...] = ()
         """Where to go, not yet gone to. (There is but one empty tuple.)"""
@@ -109,12 +112,11 @@ def is_full(call: Call) -> bool:
 
 
 def _from_the_first_token(call: Call) -> Call:
-    """The call, asking for a delta at its first character.
+    """A call with boundaries, asking for a delta at its first character.
 
     An engine may be silent until a boundary, but the first token is the sign that the prompt is
     read, which both speed and room are measured by.
     """
     boundaries = call.boundaries
-    if boundaries is None:
-        return call
+    assert boundaries is not None
     return replace(call, boundaries=lambda text: (1, *boundaries(text)))
