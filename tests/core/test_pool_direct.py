@@ -49,7 +49,7 @@ def directly(core: CallPool, event: Event, now: float) -> list[Action]:
         core.ended(event.call, event.replica, event.chars, event.usage, now)
     else:
         return core.handle(event, now)
-    return actions + core.settle(now) if core.unsettled else actions
+    return actions + core.settle(now) if core.unsettled() else actions
 
 
 def story(tell: Any, options: dict[str, Any], seed: int, gap_s: float = 0.05) -> list[str]:

@@ -245,7 +245,6 @@ class CallPool:
                 failure = self._refusals.policy("observe", self.policy, error)
                 self._actions.append(Refuse(call, failure))
 
-    @property
     def unsettled(self) -> bool:
         """There may be something to do after what was told: `settle`, and look at `wake_at`."""
         return bool(self._waiting.queue or self._actions or self.ahead.pending or self._hedges)

@@ -282,7 +282,9 @@ class ReplicaState:
         """A call goes there."""
         self._pass(now)
         peers, prompt_tokens, weight = self.peers, need.prompt_tokens, need.weight
-        uncached = max(1.0, prompt_tokens - cached_tokens)
+        uncached = prompt_tokens - cached_tokens
+        if uncached < 1.0:
+            uncached = 1.0
         sent = Try(
             self.replica,
             now,
@@ -312,7 +314,8 @@ class ReplicaState:
         sent.began_at = now
         prompt_tokens, uncached = sent.prompt_tokens, sent.uncached_tokens
         self.cache.begun(prompt_tokens, max(0.0, prompt_tokens - uncached))
-        self.prefill_tokens = max(0.0, self.prefill_tokens - uncached)
+        waits = self.prefill_tokens - uncached
+        self.prefill_tokens = waits if waits > 0.0 else 0.0
         self._read += uncached
         sent.area_at, sent.read_at = self._area, self._read
         if sent.probe:

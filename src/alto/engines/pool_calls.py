@@ -102,7 +102,7 @@ class Calls:
         replica = self.core.submitted(event, now)
         if replica is not None:
             reader.sends = (replica,)
-        if self.core.unsettled:
+        if self.core.unsettled():
             self._settle(now)
         return reader
 
@@ -111,7 +111,7 @@ class Calls:
         reader.writing = True
         now = asyncio.get_running_loop().time()
         self.core.began(reader.number, reader.replica, now)
-        if self.core.unsettled:
+        if self.core.unsettled():
             self._settle(now)
 
     def finish(self, reader: PoolReader) -> None:
@@ -150,7 +150,7 @@ class Calls:
                 if usage is None or not usage.total_tokens:
                     reader.call.untold = self._untold(reader, part, usage)
                 self.core.ended(reader.number, reader.replica, chars_of(part), usage, now)
-                if self.core.unsettled:
+                if self.core.unsettled():
                     self._settle(now)
                 return
             reader.call.untold = self._untold(reader, part, None)
