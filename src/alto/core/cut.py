@@ -83,7 +83,7 @@ class OpenText:
 
     def take(self) -> str:
         """The same; empty afterwards."""
-        text = self.so_far()
+        text = self._text + ("" if self._more is None else "".join(self._more))
         self._text = ""
         self._more = None
         self.chars = 0

@@ -393,7 +393,11 @@ class Execution:
         return "It was running " + ", ".join(waits) + "." if waits else "Nothing was running."
 
     def hold(self, node: Node, size: int) -> None:
-        pressure.hold(self, node, size)
+        """So many more bytes are held until `node` is spent."""
+        while node.source is not None:  # below a merge: let go with the item that it stands for
+            node = node.source
+        node.bytes += size
+        self.bytes += size
 
     def spend(self, node: Node) -> None:
         pressure.spend(self, node)

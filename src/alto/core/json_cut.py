@@ -169,7 +169,7 @@ class JsonItems(Cutter[Any]):
                 self._unread = OpenText()
             self._unread.add(text)
         self._read += end
-        if self._chars_held() > OPEN_CHARS_MAX:
+        if self._read > OPEN_CHARS_MAX and self._chars_held() > OPEN_CHARS_MAX:
             self._too_long()
         items, self._items = self._items, None
         return [] if items is None else items

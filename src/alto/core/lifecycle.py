@@ -124,7 +124,7 @@ def put(execution: Execution, invocation: Invocation, value: Any) -> None:
             node.bytes += size
             execution.bytes += size
         else:
-            pressure.hold(execution, node, size)
+            execution.hold(node, size)
         if execution.bytes > execution.request_bytes:
             pressure.over_limit(execution, invocation)
             return

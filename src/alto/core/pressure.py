@@ -30,14 +30,6 @@ def heavy(execution: Execution, scope: Scope) -> bool:
     return scope.bytes >= execution.scope_bytes or execution.bytes > execution.request_bytes // 2
 
 
-def hold(execution: Execution, node: Node, size: int) -> None:
-    """So many more bytes are held until `node` is spent."""
-    while node.source is not None:  # below a merge: let go with the item that it stands for
-        node = node.source
-    node.bytes += size
-    execution.bytes += size
-
-
 def hold_back(execution: Execution, invocation: Invocation, value: Any) -> bool:
     """Keep an item of a committed fan-out until its attempt closes. False: there is no room."""
     assert invocation.held is not None

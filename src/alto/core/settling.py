@@ -32,8 +32,12 @@ def settled(execution: Execution, node: Node, flow: Flow, value: Any) -> None:
     if flow.merged_by and present:  # first: what follows may walk through these nodes
         for use, position in flow.merged_by:
             execution.settle(revision.merged_node(node, use, position), use.out, value)
-    if node.waiters is not None:
+    waiters = node.waiters
+    if type(waiters) is list:
         wake_waiters(execution, node)
+    elif waiters is not None:  # as mostly there is one: what `wake_waiters` does then
+        node.waiters = None
+        _wake(execution, node, waiters)
     if flow.outputs:
         for output in flow.outputs:
             execution._output(output, node, value)
