@@ -41,6 +41,15 @@ class Stream(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         raise TypeError(f"{type(self).__name__} has no items: make one with Stream.of(...)")
 
+    def __format__(self, spec: str) -> str:
+        # A prompt would else have the name of an object in it, and the model make something up.
+        raise TypeError(
+            "a stream was put into a text, as in f'{items}', but its items may not be there yet. "
+            "Annotate the parameter as list[...] to have all of them at once, or read the stream: "
+            "`async for`, or `for` in a blocking stage. To show the object itself, write "
+            "f'{items!r}'."
+        )
+
 
 class AsCompleted(Stream[T]):
     """Like `Stream`, in the order in which the items are finished. For parameters only."""

@@ -254,6 +254,43 @@ def test_a_prompt_of_another_kind_is_an_error_that_says_what_is_expected() -> No
         run(main())
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_stream_put_into_a_prompt_as_text_is_an_error_that_says_how_to_read_it(
+    is_async: bool,
+) -> None:
+    @stage
+    async def notes(count: int) -> AsyncGenerator[str, None]:
+        for number in range(count):
+            yield f"note {number}"
+
+    if is_async:
+
+        @lm(engine="chat")
+        async def sums_up(notes: Stream[str]) -> str:
+            return f"Sum up: {notes}"
+    else:
+
+        @lm(engine="chat")
+        def sums_up(notes: Stream[str]) -> str:
+            return f"Sum up: {notes}"
+
+    @pipeline
+    def summed(count: int) -> str:
+        return sums_up(notes(count))  # type: ignore[arg-type, return-value]
+
+    async def main() -> None:
+        engine = Scripted(lambda call: ["Nothing."])
+        async with alto.Runtime(alto.Config(engines={"chat": engine})) as runtime:
+            with pytest.raises(
+                alto.StageError, match=r"Annotate the parameter as list\["
+            ) as raised:
+                await runtime.call(summed, 3)
+        assert "sums_up" in str(raised.value)
+        assert not engine.calls
+
+    run(main())
+
+
 def test_reasoning_is_kept_from_the_items_and_given_apart() -> None:
     engine = Scripted(
         lambda call: ["<thi", "nk>One. Two.</think>", Delta("", reasoning=" Three."), "Four. Five."]
