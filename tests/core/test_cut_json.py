@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -12,7 +10,6 @@ from cuts import Result, cut, error_of, everywhere, given_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alto.cli import form
 from alto.core import json_cut as module
 from alto.core.json_cut import ARRAY, SCALAR, JsonItems, JsonWhole
 
@@ -282,34 +279,3 @@ tokens = st.sampled_from(['{"text": ', '{"x": "}"}', '"text": "a"', *'{}[]":,\\ 
 @given(st.lists(tokens, max_size=14).map("".join))
 def test_an_object_that_comes_at_once_is_read_as_one_that_comes_in_letters(text: str) -> None:
     everywhere(claims, text)
-
-
-def steps(text: str, size: int) -> int:
-    """How many bytecodes the cutter runs; what it does in C is one search from where it stopped."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal count
-        frame.f_trace_opcodes = True
-        count += event == "opcode"
-        return trace
-
-    cutter = claims()
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        for at in range(0, len(text), size):
-            cutter.feed(text[at : at + size])
-    finally:
-        sys.settrace(before)
-    return count
-
-
-@pytest.mark.skipif(form() == "compiled", reason="counts bytecodes")
-@pytest.mark.parametrize("size", [1, 7, 10**6])
-def test_work_grows_with_the_text_and_no_faster(size: int) -> None:
-    item = json.dumps({"text": "a long one \\ with 'this' " * 4, "tags": [[1], {"a": [{}]}]})
-    short, long = ("[" + ",".join([item] * count) + "]" for count in (10, 80))
-    assert steps(long, size) < 8.5 * steps(short, size)
-    one_short, one_long = ('[{"text":"' + "x, [y] " * count for count in (50, 400))
-    assert steps(one_long, size) < 8.5 * steps(one_short, size) + 100

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -305,6 +304,8 @@ def test_the_time_in_which_an_attempt_waits_for_a_thread_does_not_count(
 
 
 def test_the_time_in_which_a_session_works_on_what_it_has_been_given_does_count() -> None:
+    over = threading.Event()
+
     @stage
     async def one(x: int) -> AsyncIterator[int]:
         yield x
@@ -313,7 +314,7 @@ def test_the_time_in_which_a_session_works_on_what_it_has_been_given_does_count(
     @stage(timeout=0.1)
     def grinds(items: Stream[int]) -> int:
         for _ in items:
-            time.sleep(0.5)
+            over.wait(PATIENCE_S)
         return 0
 
     @pipeline
@@ -322,8 +323,11 @@ def test_the_time_in_which_a_session_works_on_what_it_has_been_given_does_count(
 
     async def main() -> None:
         async with watched() as runtime:
-            with pytest.raises(alto.StageError, match=r"took longer than timeout=0\.1"):
-                await runtime.call(p, 1)
+            try:
+                with pytest.raises(alto.StageError, match=r"took longer than timeout=0\.1"):
+                    await runtime.call(p, 1)
+            finally:
+                over.set()
 
     on_real_loop(main)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,11 +24,12 @@ def one_stage(subject: Any) -> Any:
 
 def test_concurrent_first_uses_make_each_instance_once_and_off_the_loop() -> None:
     made: list[int] = []
+    all_ask = threading.Event()
 
     @stage(instances=3)
     class Model:
         def __init__(self) -> None:
-            time.sleep(0.02)
+            assert all_ask.wait(PATIENCE_S)
             made.append(threading.get_ident())
 
         async def __call__(self, x: int) -> int:
@@ -38,7 +38,11 @@ def test_concurrent_first_uses_make_each_instance_once_and_off_the_loop() -> Non
     async def main() -> int:
         async with watched() as runtime:
             p = one_stage(Model)
-            assert await asyncio.gather(*(runtime.call(p, x) for x in range(20))) == [*range(20)]
+            requests = [runtime.start(p, x) for x in range(20)]
+            for _ in range(20):
+                await asyncio.sleep(0)  # until each of them waits for its instance
+            all_ask.set()
+            assert [await request.result() for request in requests] == [*range(20)]
         return threading.get_ident()
 
     loop_thread = on_real_loop(main)
