@@ -10,11 +10,11 @@ BIN := .venv/bin
 READY := .venv/.ready
 SEED ?= 1
 
-.PHONY: help demo test test-compiled test-engines wheel check format bench sim docs headline clean
+.PHONY: help demo test test-compiled test-wheel test-engines wheel check format bench sim docs headline clean
 
 help:
 	@sed -n '1,5p' Makefile | cut -c3-
-	@echo "also: check  format  bench  headline  sim SEED=n  docs  test-compiled  test-engines  wheel  clean"
+	@echo "also: check  format  bench  headline  sim SEED=n  docs  test-compiled  test-wheel  test-engines  wheel  clean"
 
 $(READY): pyproject.toml constraints.txt
 	@if [ -z "$(PYTHON)" ]; then \
@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 		echo "On Debian: apt install python3 python3-venv. Or name one: make PYTHON=/path/to/python3.12 ..."; \
 		exit 1; fi
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench,demo]'
+	ALTO_COMPILE=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench,demo]'
 	@touch $(READY)
 
 demo: $(READY)
@@ -31,13 +31,14 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-COMPILED_SUITES := tests/native tests/core tests/oracle tests/worlds tests/engines tests/runtime tests/simulation
-
 test-compiled: $(READY)
-	folder=$$($(BIN)/python tools/native.py) && PYTHONPATH="$$folder" $(BIN)/python -m pytest $(COMPILED_SUITES)
+	folder=$$($(BIN)/python tools/native.py) && PYTHONPATH="$$folder" $(BIN)/python -m pytest
 
 wheel: $(READY)
 	ALTO_COMPILE=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+test-wheel: $(READY)
+	$(BIN)/python tools/try_wheel.py
 
 test-engines: $(READY)
 	$(BIN)/python tools/llama.py build

@@ -1,11 +1,12 @@
-"""Lets `ALTO_COMPILE=1 pip wheel .` build a wheel with the hot modules compiled (tools/native.py).
+"""Compiles the hot modules (tools/native.py) into the wheel, where this machine can.
 
-Without that variable, and in an editable install, a wheel is plain Python and needs no compiler.
+`pip install .` and `pip wheel .` make a compiled wheel if there is a C compiler, else one of plain
+Python that says so. ALTO_COMPILE=1 makes the lack of a compiler an error, ALTO_COMPILE=0 makes
+plain Python. An editable install is always plain Python, so that what is edited is what runs.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -26,15 +27,25 @@ class CompiledWheel(BuildHookInterface):  # type: ignore[misc]
     PLUGIN_NAME = "custom"
 
     def dependencies(self) -> list[str]:
-        return NEEDS if os.environ.get("ALTO_COMPILE") == "1" else []
+        wish = native.wish()
+        compiles = wish == "must" or (wish == "may" and native.missing_compiler() is None)
+        return NEEDS if compiles else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        if os.environ.get("ALTO_COMPILE") != "1" or version == "editable":
+        wish = native.wish()
+        if wish == "never" or version == "editable":
             return
         self._work = tempfile.TemporaryDirectory(prefix="alto-wheel-")
         parent = Path(self._work.name)
         native.copy_sources(parent / "alto")
-        for made in native.compile_into(parent / "alto"):
+        try:
+            compiled = native.compile_into(parent / "alto")
+        except native.NativeError as error:
+            if wish == "must":
+                raise
+            self.app.display_warning(f"{error}\nThis wheel of ALTO is plain Python.")
+            return
+        for made in compiled:
             build_data["force_include"][str(made)] = str(made.relative_to(parent))
         build_data["pure_python"] = False
         build_data["infer_tag"] = True

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .contenders import BASELINE, COMPILED
+from .contenders import BASELINE, INTERPRETED, SUBJECT
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -31,15 +31,29 @@ class ProbeFailed(RuntimeError):
     """A probe ended without a number. The message has the end of what it wrote."""
 
 
+def form() -> str:
+    """What an installation of ALTO is on this machine: the same rule as in `hatch_build.py`."""
+    lacking = native.missing()
+    return "compiled" if lacking is None else f"interpreted: this machine lacks {lacking}"
+
+
+def package_for(arguments: Sequence[str]) -> str | None:
+    """The folder from which a probe of ALTO takes it; None: for other contenders."""
+    if INTERPRETED in arguments or (SUBJECT in arguments and native.missing() is not None):
+        return str(ROOT / "src")
+    return str(native.built()) if SUBJECT in arguments else None
+
+
 def probe(*arguments: str) -> Measured:
     """One measurement in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.probe", *arguments]
     environment = dict(os.environ)
-    if COMPILED in arguments:
-        try:
-            environment["PYTHONPATH"] = str(native.built())
-        except native.NativeError as error:
-            raise ProbeFailed(str(error)) from error
+    try:
+        package = package_for(arguments)
+    except native.NativeError as error:
+        raise ProbeFailed(str(error)) from error
+    if package is not None:
+        environment["PYTHONPATH"] = package
     try:
         done = subprocess.run(
             command,

@@ -15,8 +15,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from . import requests
-from .contenders import BASELINE, COMPILED, MODULES, SUBJECT
-from .measure import Measured, difference, interleaved, ratio
+from .contenders import BASELINE, INTERPRETED, MODULES, SUBJECT
+from .measure import Measured, difference, form, interleaved, ratio
 from .report import Report, Spread, Target, machine
 
 STAGES = 3
@@ -52,7 +52,7 @@ def collect(names: Sequence[str], quick: bool) -> dict[int, dict[str, list[Measu
     sizes = {
         ITEMS_FEW: names,
         ITEMS: [name for name in names if not (quick and name in SLOW)],
-        ITEMS_MANY: [name for name in names if name in (BASELINE, SUBJECT, COMPILED)],
+        ITEMS_MANY: [name for name in names if name in (BASELINE, SUBJECT, INTERPRETED)],
     }
     plan: dict[str, tuple[str, ...]] = {}
     times: dict[str, int] = {}
@@ -124,12 +124,12 @@ def measure(quick: bool = False, only: Sequence[str] | None = None) -> Report:
                 cpu[ITEMS],
                 cpu[ITEMS_MANY],
                 peaks(sizes[ITEMS]),
-                [each for each in (SUBJECT, COMPILED) if each in names],
+                [each for each in (SUBJECT, INTERPRETED) if each in names],
             )
             if {BASELINE, SUBJECT} <= set(names)
             else []
         ),
-        notes=[machine()],
+        notes=[f"{SUBJECT} is {form()}", machine()],
         raw={str(size): found for size, found in sizes.items()},
     )
 

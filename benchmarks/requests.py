@@ -13,8 +13,8 @@ import argparse
 import statistics
 from collections.abc import Mapping, Sequence
 
-from .contenders import BASELINE, COMPILED, MODULES, SUBJECT
-from .measure import Measured, difference, interleaved, ratio
+from .contenders import BASELINE, INTERPRETED, MODULES, SUBJECT
+from .measure import Measured, difference, form, interleaved, ratio
 from .report import Report, Spread, Target, machine
 
 REQUESTS = 200
@@ -128,8 +128,10 @@ def measure(quick: bool = False, only: Sequence[str] | None = None) -> Report:
             )
         )
     if {BASELINE, SUBJECT} <= set(names):
-        report.targets = targets(measured, [each for each in (SUBJECT, COMPILED) if each in names])
-    report.notes.append(machine())
+        report.targets = targets(
+            measured, [each for each in (SUBJECT, INTERPRETED) if each in names]
+        )
+    report.notes += [f"{SUBJECT} is {form()}", machine()]
     return report
 
 

@@ -25,6 +25,7 @@ import sysconfig
 import tempfile
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "alto"
@@ -39,6 +40,7 @@ CORE = (
 )  # fmt: skip
 INTERPRETED = {
     "calls": "Delta is a str; users make calls, and tell usage, in whatever types they have",
+    "default": "users make it, and ask for its docstring, which a compiled class has not",
     "encode": "its answers are Deltas",
     "events": "mypyc cannot read BaseException in a dataclass",
     "limits": "a user's mistake in it has an error of its own",
@@ -95,6 +97,22 @@ class NativeError(Exception):
     """The package could not be compiled; the message says how to mend it."""
 
 
+Wish = Literal["must", "may", "never"]
+WISHES: dict[str, Wish] = {"": "may", "auto": "may", "1": "must", "0": "never"}
+
+
+def wish() -> Wish:
+    """What ALTO_COMPILE asks of an installation: that it must be compiled, may be where this
+    machine can, or never is."""
+    asked = os.environ.get("ALTO_COMPILE", "")
+    if asked not in WISHES:
+        raise NativeError(
+            f"ALTO_COMPILE={asked!r}: expected 1 (compile, or fail), 0 (plain Python) or auto "
+            "(compile where a C compiler is found, as without the variable)."
+        )
+    return WISHES[asked]
+
+
 def missing() -> str | None:
     """What this machine lacks to compile, in words; None if nothing."""
     for package in ("mypy", "setuptools"):
@@ -102,6 +120,13 @@ def missing() -> str | None:
             metadata.version(package)
         except metadata.PackageNotFoundError:
             return f"the Python package {package} (pip install 'alto[dev]')"
+    return missing_compiler()
+
+
+def missing_compiler() -> str | None:
+    """What no pip can bring: an interpreter that mypyc compiles for, a C compiler, headers."""
+    if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return f"a CPython with its global lock: {sys.executable} is another"
     compiler = os.environ.get("CC") or (sysconfig.get_config_var("CC") or "cc").split()[0]
     if shutil.which(compiler.split()[0]) is None:
         return f"a C compiler: no {compiler} on PATH (on Debian: apt install gcc)"

@@ -35,17 +35,18 @@ class Contender(Protocol):
 
 BASELINE = "handwritten"
 SUBJECT = "alto"
-COMPILED = "alto-compiled"
+INTERPRETED = "alto-interpreted"
 MODULES = {
     BASELINE: "handwritten",
     SUBJECT: "alto_",
-    COMPILED: "alto_",
+    INTERPRETED: "alto_",
     "pydantic-graph": "pydantic_graph_",
     "langgraph": "langgraph_",
     "llamaindex": "llamaindex_",
 }
-"""Display name and module, in the order in which they are run and shown. `COMPILED` is the same
-code on the compiled package, which `measure.py` puts on its path."""
+"""Display name and module, in the order in which they are run and shown. `SUBJECT` is ALTO as an
+installation on this machine gives it, which is compiled where there is a C compiler: `measure.py`
+puts that on its path. `INTERPRETED` is the same code as plain Python."""
 
 
 def load(name: str) -> Contender:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from .annotations import AsCompleted, Stream
 from .config import Config, StageConfig
 from .core.calls import Call, Delta, Usage
+from .core.default import Default
 from .core.encode import Ranked
 from .core.execution import Limits
-from .core.graph import Default
 from .core.texts import Line, Paragraph, Sentence
 from .errors import (
     AltoError,

@@ -29,7 +29,8 @@ from typing import (
 
 from .annotations import LISTS, Unresolved, hints_of, stream_element, strip, type_name
 from .core.calls import mistake
-from .core.graph import BACKOFF_MAX_S, Default, Rules
+from .core.default import Default
+from .core.graph import BACKOFF_MAX_S, Rules
 from .errors import DeadlineExceeded, GraphError
 
 if TYPE_CHECKING:

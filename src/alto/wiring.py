@@ -26,6 +26,7 @@ from .annotations import (
     type_name,
 )
 from .core import graph as g
+from .core.default import Default
 from .errors import GraphError
 from .placeholder import Flow
 from .stages import LM, Stage, batch_element, describe_type
@@ -210,7 +211,7 @@ class Wiring:
 
     def _check_default(self, fans_out: bool) -> None:
         default = self.stage.rules.on_error
-        if not isinstance(default, g.Default):
+        if not isinstance(default, Default):
             return
         value, item = default.value, self.stage.item_type
         if fans_out and not isinstance(value, list | tuple):

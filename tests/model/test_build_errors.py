@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from alto.annotations import AsCompleted, Stream
-from alto.core.graph import Default
+from alto.core.default import Default
 from alto.errors import GraphError
 from alto.pipeline import either, merge, pipeline
 from alto.stages import lm, stage

@@ -57,6 +57,34 @@ def test_a_machine_without_a_compiler_is_told_what_it_lacks(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("asked", "wish"), [(None, "may"), ("", "may"), ("auto", "may"), ("1", "must"), ("0", "never")]
+)
+def test_a_variable_says_whether_an_installation_is_compiled(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, wish: str
+) -> None:
+    monkeypatch.delenv("ALTO_COMPILE", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("ALTO_COMPILE", asked)
+    assert native.wish() == wish
+
+
+def test_another_value_of_that_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALTO_COMPILE", "yes")
+    expected = r"ALTO_COMPILE='yes': expected 1 \(compile, or fail\), 0 \(plain Python\) or auto"
+    with pytest.raises(native.NativeError, match=expected):
+        native.wish()
+
+
+def test_an_interpreter_that_mypyc_does_not_know_is_not_compiled_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        native.sysconfig, "get_config_var", lambda name: 1 if name == "Py_GIL_DISABLED" else None
+    )
+    assert "a CPython with its global lock" in str(native.missing_compiler())
+
+
 def test_old_builds_are_forgotten_and_the_newest_stay(tmp_path: Path) -> None:
     for age in range(6):
         folder = tmp_path / f"native-{age}"

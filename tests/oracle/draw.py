@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alto.annotations import AsCompleted, Stream
-from alto.core.graph import Default, Kind, Level
+from alto.core.default import Default
+from alto.core.graph import Kind, Level
 from alto.pipeline import Pipeline, either, merge, pipeline
 from alto.placeholder import Flow
 from alto.stages import Stage, recording

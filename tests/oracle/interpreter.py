@@ -26,7 +26,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from alto.core.graph import Default, Flow, Gather, Graph, Kind, Level, Mode, Use
+from alto.core.default import Default
+from alto.core.graph import Flow, Gather, Graph, Kind, Level, Mode, Use
 from alto.core.scope import ABSENT
 
 from .behaviour import END, Met, Plan, outcome

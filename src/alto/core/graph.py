@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from .default import Default
 from .scope import PENDING
 
 
@@ -46,14 +47,6 @@ class Mode(Enum):
 
 BACKOFF_MAX_S = 10.0
 """The longest pause between two attempts, unless a stage's first one is longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Default:
-    """`on_error=Default(value)`: the value that stands in for a failed invocation's output. For a
-    stage that returns a `Stream`, `value` is a list of items put after those already given."""
-
-    value: Any
 
 
 @dataclass(frozen=True, slots=True)

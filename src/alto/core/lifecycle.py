@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DeadlineExceeded, StageError, StageMistake
 from . import commit, feeding, interest, pressure, revision, settling
 from .attempt import WORKING, Invocation, State, is_list, put_at
+from .default import Default
 from .events import Stop
 from .feed import Feed
-from .graph import Default, Mode, Use
+from .graph import Mode, Use
 from .path import show
 from .scope import ABSENT, PENDING, Failed, Node, Scope
 
