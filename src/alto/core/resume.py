@@ -97,11 +97,13 @@ def chars_of(given: list[str]) -> int:
 
 def spent(
     given: list[str],
+    chars: int,
     prompt_tokens: float,
     tokens_per_char: float,
     ids: TokenIds | None = None,
 ) -> Usage:
     """What a try that broke, or was left, has cost: as reported, else counted, else estimated.
+    `chars` are those of the pieces that it gave (`chars_of`).
 
     Of a text of which nothing is reported, engines send one token or more in a piece: there were at
     least as many as pieces.
@@ -113,16 +115,24 @@ def spent(
     if ids is not None:
         return Usage(len(ids.prompt), len(ids.answer), calls=1)
     thought = [delta for delta in telling if delta.reasoning]
-    chars = chars_of(given)
     for delta in thought:
         chars += len(delta.reasoning)
-    written = round(chars * tokens_per_char)
+    written = _rounded(chars * tokens_per_char)
     if written < len(given):  # else there is no need to count
         pieces = len(given) - given.count("")
         for delta in thought:
             pieces += 0 if delta else 1
         written = max(pieces, written)
-    return Usage(round(prompt_tokens), written, 0, 0, 1)  # by name it would take twice as long
+    # By the names of its fields it would take twice as long.
+    return Usage(_rounded(prompt_tokens), written, 0, 0, 1)
+
+
+def _rounded(tokens: float) -> int:
+    """As `round` has it, a half to the even side. To call that takes compiled code longer than all
+    else that an estimate needs."""
+    whole = int(tokens)
+    rest = tokens - whole
+    return whole + 1 if rest > 0.5 or (rest == 0.5 and whole & 1) else whole
 
 
 def _telling(given: list[str]) -> list[Delta]:

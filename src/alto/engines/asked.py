@@ -43,6 +43,11 @@ class Whole:
             error = None  # which knows this frame: a circle
 
 
+async def failed(error: Exception) -> None:
+    """A call that has failed before it was to be waited for."""
+    raise error
+
+
 async def ended(asked: Asked) -> None:
     """Wait for a call to its end."""
     try:

@@ -14,7 +14,7 @@ Always true:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -36,7 +36,7 @@ from ..core.resume import with_usage
 from ..core.scheduling import Policy, ReplicaId
 from ..errors import EngineError
 from .ahead import Ahead, Used
-from .asked import Asked, Whole, ended
+from .asked import Asked, ended
 from .batch_options import BatchOptions
 from .encodes import Encodes
 from .keeper import Keeper
@@ -90,13 +90,14 @@ class Pool(Encodes):
             hedge_s=hedge_s,
             rate=rate_of(requests_per_minute, tokens_per_minute),
         )
-        self._reads = [] if hedge_s is not None else _reads(self.replicas)
         self._calls = Calls(
             self._core,
             name,
             self.replicas,
             resume=resume,
             continue_final_message=continue_final_message,
+            reads=[] if hedge_s is not None else _reads(self.replicas),
+            go_on=self._go_on,
         )
 
     # --- What is asked of an engine
@@ -141,25 +142,17 @@ class Pool(Encodes):
         Where all replicas hand their pieces on themselves, the first of them that reads the call is
         waited for directly.
         """
-        reader = self._calls.submit(call, keeper.given)
-        if not self._reads or not reader.sends or is_full(reader.asked):
-            return Whole(self.go_on(reader, take, keeper))
-        read = self._reads[reader.go(keeper)]
-        try:
-            waits = read(reader.asked, take)
-        except Exception as error:  # where `read` is no coroutine
-            waits = _failed(error)
-        return FirstTry(self, reader, take, keeper, waits)
+        return self._calls.ask(call, take, keeper)
 
-    async def go_on(self, reader: PoolReader, take: Take, keeper: Keeper) -> None:
+    async def _go_on(self, reader: PoolReader, take: Take, keeper: Keeper) -> None:
         """Read a call to its end, by however many replicas that takes."""
         calls, given = self._calls, keeper.given
         try:
             while not is_full(reader.asked):
-                if self._reads and not given:
+                if calls.reads and not given:
                     if not reader.sends or calls.closed:
                         await self._sent(reader)
-                    read = self._reads[reader.go(keeper)]
+                    read = calls.reads[reader.go(keeper)]
                     try:
                         await read(reader.asked, take)
                         if not keeper.enough:
@@ -376,48 +369,6 @@ class Pool(Encodes):
         reader.writing = True
         self._calls.tell(Began(reader.number, replica))
         return Opened(replica, inner, first)
-
-
-class FirstTry:
-    """A call (see `Pool.ask`) while the replica reads it that it was sent to at once."""
-
-    __slots__ = ("_keeper", "_pool", "_reader", "_take", "waits")
-
-    def __init__(
-        self, pool: Pool, reader: PoolReader, take: Take, keeper: Keeper, waits: Awaitable[None]
-    ) -> None:
-        self.waits = waits
-        self._pool = pool
-        self._reader = reader
-        self._take = take
-        self._keeper = keeper
-
-    def after(self, error: BaseException | None) -> Awaitable[None] | None:
-        """The replica has read it, or has raised this."""
-        reader, keeper, calls = self._reader, self._keeper, self._reader.calls
-        keeper.first = None
-        goes_on = False
-        try:
-            if error is None:
-                if keeper.enough:
-                    return None
-                try:
-                    calls.finish(reader)
-                    return None
-                except EngineError as silent:
-                    error = silent
-            if not isinstance(error, Exception):
-                raise error
-            goes_on = not calls.is_over(reader, error)
-            return self._pool.go_on(reader, self._take, keeper) if goes_on else None
-        finally:
-            error = None  # which knows this frame: a circle
-            if not goes_on:
-                calls.leave(reader)
-
-
-async def _failed(error: Exception) -> None:
-    raise error
 
 
 def _reads(replicas: Sequence[Replica]) -> list[Read]:

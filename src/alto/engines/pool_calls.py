@@ -12,7 +12,7 @@ Always true:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from ..core.calls import Call, Delta, TokenIds, Usage
@@ -34,8 +34,13 @@ from ..core.resume import can_resume, chars_of, rest_of, spent
 from ..core.scheduling import CallId, ReplicaId
 from ..errors import AltoError, EngineError
 from .ahead import Ahead
+from .asked import Asked, Whole, failed
+from .keeper import Keeper
 from .pool_reader import PoolReader, as_delta, is_full
-from .protocol import Replica
+from .protocol import Read, Replica, Take
+
+GoOn = Callable[[PoolReader, Take, Keeper], Awaitable[None]]
+"""Reads a call to its end, by however many replicas that takes."""
 
 
 class Calls:
@@ -49,12 +54,17 @@ class Calls:
         *,
         resume: bool,
         continue_final_message: bool,
+        reads: list[Read],
+        go_on: GoOn,
     ) -> None:
         self.core = core
         self.name = name
         self.replicas = replicas
         self.resume = resume
         self.continue_final_message = continue_final_message
+        self.reads = reads
+        """How each replica is read, if all hand their pieces on themselves; else empty."""
+        self.go_on = go_on
         self.readers: dict[CallId, PoolReader] = {}
         self.growing: dict[CallId, Ahead] = {}
         """Those whose prompt is not complete yet."""
@@ -106,6 +116,19 @@ class Calls:
             self._settle(now)
         return reader
 
+    def ask(self, call: Call, take: Take, keeper: Keeper) -> Asked:
+        """See `Pool.ask`."""
+        reader = self.submit(call, keeper.given)
+        if not self.reads or not reader.sends or is_full(reader.asked):
+            return Whole(self.go_on(reader, take, keeper))
+        reader.take = take
+        read = self.reads[reader.go(keeper)]
+        try:
+            reader.waits = read(reader.asked, take)
+        except Exception as error:  # where `read` is no coroutine
+            reader.waits = failed(error)
+        return reader
+
     def begin(self, reader: PoolReader) -> None:
         """The first piece of a try is there."""
         reader.writing = True
@@ -134,7 +157,7 @@ class Calls:
 
     def lost(self, reader: PoolReader, given: list[str]) -> None:
         """Another was before it in a race: what it read was spent all the same."""
-        cost = self._cost(reader, given)
+        cost = self._cost(reader, given, chars_of(given))
         reader.before = cost if reader.before is None else reader.before + cost
 
     def leave(self, reader: PoolReader) -> None:
@@ -147,13 +170,14 @@ class Calls:
             # Many readers go when they see the finish reason, before the stream itself ends.
             if isinstance(last, Delta) and last.finish_reason is not None:
                 now, usage = asyncio.get_running_loop().time(), last.usage
+                chars = chars_of(part)
                 if usage is None or not usage.total_tokens:
-                    reader.call.untold = self._untold(reader, part, usage)
-                self.core.ended(reader.number, reader.replica, chars_of(part), usage, now)
+                    reader.call.untold = self._untold(reader, part, chars, usage)
+                self.core.ended(reader.number, reader.replica, chars, usage, now)
                 if self.core.unsettled():
                     self._settle(now)
                 return
-            reader.call.untold = self._untold(reader, part, None)
+            reader.call.untold = self._untold(reader, part, chars_of(part), None)
         elif reader.before is not None:
             reader.call.untold = reader.before
         self.tell(Left(reader.number))
@@ -181,7 +205,8 @@ class Calls:
         """The present try broke in mid-text: ask for the rest, if that can be had."""
         reader.writing = False
         core, given = self.core, reader.given
-        cost = self._cost(reader, given[reader.start :], error.token_ids)
+        part = given[reader.start :]
+        cost = self._cost(reader, part, chars_of(part), error.token_ids)
         reader.before = cost if reader.before is None else reader.before + cost
         reader.start = len(given)
         prompt = None
@@ -199,15 +224,19 @@ class Calls:
             rest_tokens = reader.asked.max_tokens
             self.tell(Broke(reader.number, reader.replica, error, prompt, rest_tokens))
 
-    def _cost(self, reader: PoolReader, given: list[str], ids: TokenIds | None = None) -> Usage:
-        """What a try has cost that gave these pieces."""
+    def _cost(
+        self, reader: PoolReader, given: list[str], chars: int, ids: TokenIds | None = None
+    ) -> Usage:
+        """What a try has cost that gave these pieces, of so many characters."""
         texts = self.core.texts
         prompt_tokens = reader.size * texts.tokens_per_byte.value
-        return spent(given, prompt_tokens, texts.tokens_per_char.value, ids)
+        return spent(given, chars, prompt_tokens, texts.tokens_per_char.value, ids)
 
-    def _untold(self, reader: PoolReader, given: list[str], told: Usage | None) -> Usage:
+    def _untold(
+        self, reader: PoolReader, given: list[str], chars: int, told: Usage | None
+    ) -> Usage:
         """What no delta has told of a call whose last try gave these pieces."""
-        cost = self._cost(reader, given)
+        cost = self._cost(reader, given, chars)
         if told is not None:  # of no tokens, but of the call, and of tries before it
             return replace(cost, calls=0)
         return cost if reader.before is None else reader.before + cost

@@ -6,23 +6,29 @@ The text is kept in case the replica breaks off and another one has to go on.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from ..core.calls import Call, Delta, Usage
 from ..core.scheduling import CallId, ReplicaId
-from ..errors import AltoError
+from ..errors import AltoError, EngineError
 from .keeper import Keeper
 
 if TYPE_CHECKING:
     from .pool_calls import Calls
+    from .protocol import Take
 
 
 _NONE_YET: Final = ReplicaId(0)
 
 
 class PoolReader:
-    """One call's generator, seen from the pool, and the text it has given on."""
+    """One call, seen from the pool, and the text it has given on.
+
+    Where it is read by the replica that it was sent to at once, it is what there is to wait for (as
+    `Asked`, see `Pool.ask`).
+    """
 
     __slots__ = (
         "asked",
@@ -32,14 +38,21 @@ class PoolReader:
         "error",
         "finished",
         "given",
+        "keeper",
         "number",
         "replica",
         "sends",
         "size",
         "start",
+        "take",
         "waiter",
+        "waits",
         "writing",
     )
+    keeper: Keeper
+    take: Take
+    """Of whom it is read for, where that is waited for."""
+    waits: Awaitable[None]
 
     def __init__(
         self, calls: Calls, number: CallId, call: Call, size: int, given: list[str]
@@ -77,8 +90,32 @@ class PoolReader:
     def go(self, keeper: Keeper) -> ReplicaId:
         """Where it goes now, to read with this keeper, which will tell of the first piece."""
         keeper.first = self
+        self.keeper = keeper
         self.replica = self.next()
         return self.replica
+
+    def after(self, error: BaseException | None) -> Awaitable[None] | None:
+        """The replica that it was sent to at once has read it, or has raised this."""
+        keeper, calls = self.keeper, self.calls
+        keeper.first = None
+        goes_on = False
+        try:
+            if error is None:
+                if keeper.enough:
+                    return None
+                try:
+                    calls.finish(self)
+                    return None
+                except EngineError as silent:
+                    error = silent
+            if not isinstance(error, Exception):
+                raise error
+            goes_on = not calls.is_over(self, error)
+            return calls.go_on(self, self.take, keeper) if goes_on else None
+        finally:
+            error = None  # which knows this frame: a circle
+            if not goes_on:
+                calls.leave(self)
 
     def next(self) -> ReplicaId:
         """Where to go now."""

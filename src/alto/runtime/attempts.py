@@ -22,6 +22,7 @@ from ..errors import StageError
 from . import lm, prompts, threads
 from .places import Place
 from .readers import LiveStream
+from .reading import Reading
 
 if TYPE_CHECKING:
     from .driver import Run
@@ -33,9 +34,9 @@ YIELD_EVERY = 64
 
 def run_one(
     run: Run, unit: Unit, invocation: Invocation, place: Place | None
-) -> Awaitable[None] | lm.Writing | None:
+) -> Awaitable[None] | Reading | None:
     """Any stage but the plain ones: an LM, a generator, code in a thread, an instance. Gives what
-    to wait for; of the usual LM stage its text (see `lm.Writing`)."""
+    to wait for; of the usual LM stage its text (see `Reading`)."""
     if not unit.writes or place is not None:
         return _run_one(run, unit, invocation, place)
     arguments = run.execution.arguments(invocation, run.kept_stream_of)

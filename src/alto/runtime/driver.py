@@ -40,10 +40,10 @@ from .attempts import run_one
 from .batches import BatchCall
 from .current import changed, running
 from .events import Event
-from .lm import Writing
 from .places import Place
 from .prompts import KeptStream
 from .readers import LiveStream, wake
+from .reading import Reading
 from .threads import Stopped, tell
 
 if TYPE_CHECKING:
@@ -458,7 +458,7 @@ class Run:
                     else:
                         place = self.aside.placed.pop(invocation, None) if unit.gated else None
                         step = run_one(self, unit, invocation, place)
-                        if isinstance(step, Writing):  # to wait for with no frame in between
+                        if isinstance(step, Reading):  # to wait for with no frame in between
                             try:
                                 await step.waits
                             except BaseException as error:

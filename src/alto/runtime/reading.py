@@ -1,34 +1,40 @@
-"""The text of one attempt of an LM stage, read into items: what is done with each of its pieces.
+"""The text of one attempt of an LM stage, read into items: from its asking to its end.
 
-Nothing in here waits. What does is in `lm`, which is given back what must be waited for.
+Nothing in here waits. Where that must be, somebody is given what to wait for (`pauses`).
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..core.calls import Call, Delta, Message
 from ..core.cut import Cutter
 from ..core.execution import Invocation
 from ..core.scope import PENDING
 from ..core.think import ThinkSplitter
+from ..engines.asked import Asked, ended
 from ..engines.keeper import Keeper
+from ..errors import EngineError
+from .asking import asks
+from .pauses import give_on, put_on, read_on
 from .recut import Recut, earlier
 
 if TYPE_CHECKING:
-    from ..engines.protocol import Take
     from .driver import Run
     from .units import Unit
 
-Wait = Callable[["Reading", list[Any]], Awaitable[bool]]
-"""Waits until the core takes more, and gives it these items; False when the attempt is over."""
+PARSE_TRIES = 2
+"""How often a text is asked for when it does not parse."""
+
+_BOUNDLESS: Final = 1 << 60
+"""Room that no text fills; still a number that compiled code need not make an object of."""
 
 
 class Reading(Keeper):
-    """Reads the text of one attempt into items.
+    """Reads the text of one attempt into items. Whoever has asked for it waits for it as for a call
+    (`Asked`): any frame in between would be gone through for each piece of text.
 
     The cutter is given a piece when something may come of it, along with those before it that have
     been kept back: between the ends of two items nearly every token is just put to the others.
@@ -36,7 +42,13 @@ class Reading(Keeper):
     Many wait at once for their next piece, so it is kept small.
     """
 
+    # What is looked at for each piece stands first, beside what `Keeper` has: in compiled form
+    # that is one line of the processor's cache.
+    room: int
+    search: Callable[[str], re.Match[str] | None]
+
     __slots__ = (
+        "asked",
         "call",
         "cutter",
         "failed",
@@ -54,16 +66,13 @@ class Reading(Keeper):
         "tries",
         "unit",
         "value",
-        "wait",
+        "waits",
     )
 
-    def __init__(
-        self, run: Run, unit: Unit, invocation: Invocation, call: Call, wait: Wait
-    ) -> None:
-        # What `Keeper` sets is set for each try, and so are the others, in `begin`.
+    def __init__(self, run: Run, unit: Unit, invocation: Invocation, call: Call) -> None:
+        # What `Keeper` sets is set for each try, and so are the others, in `ask`.
         self.run = run
         self.unit = unit
-        self.wait = wait
         self.invocation = invocation
         self.call = call
         self.tries = 0  # so often an answer has been asked for
@@ -77,9 +86,14 @@ class Reading(Keeper):
             else None
         )
 
-    def begin(self) -> Take:
-        """Start to read an answer of an engine, with what is returned."""
-        reader = self.unit.reader
+    def ask(self) -> None:
+        """Ask for the text, or for another one in its place."""
+        run, unit = self.run, self.unit
+        ask = unit.ask
+        if ask is None or run.budget is not None:
+            ask = asks(run, unit, self.invocation)
+        self.tries += 1
+        reader = unit.reader
         assert reader is not None, "an LM stage has one"
         self.cutter: Cutter[Any] = reader.new()
         self.first = None
@@ -90,7 +104,9 @@ class Reading(Keeper):
         self.think: ThinkSplitter | None = None
         self.finish_reason: object = None
         self.room = 0  # so many characters may come before any piece is: the first one is
-        return self.take
+        asked = ask(self.call, self.take, self)
+        self.asked: Asked | None = asked
+        self.waits = asked.waits
 
     @property
     def truncated(self) -> bool:
@@ -119,7 +135,7 @@ class Reading(Keeper):
                 self._look_out()
             else:
                 self.search = _TAG
-                self.room = sys.maxsize
+                self.room = _BOUNDLESS
             room = self.room - len(text)
             if room > 0 and self.search(text) is None:
                 self.room = room
@@ -136,7 +152,7 @@ class Reading(Keeper):
             items = self._cut()
             self._look_out()
             if items and not self.give(items):
-                return self.wait(self, items)
+                return give_on(self, items)
         except Exception as error:  # ours, not the engine's: it must not be tried elsewhere
             self.failed = error
             self.enough = True
@@ -247,7 +263,65 @@ class Reading(Keeper):
             {"role": "user", "content": ask},
         ]
 
-    def finish(self) -> None:
+    # --- When what was waited for has ended
+
+    def after(self, error: BaseException | None) -> Awaitable[None] | None:
+        """What was first waited for has ended, or raised this: nearly always the text is over."""
+        asked, self.asked = self.asked, None  # which knows this: a circle
+        assert asked is not None, "it is waited for once"
+        rest: Awaitable[None] | None = None
+        try:
+            rest = asked.after(error)
+        except EngineError as failure:
+            self.note_cost(failure)
+            raise
+        finally:
+            error = None  # which knows this frame: a circle
+            if rest is None:
+                self.count_untold()
+        return self.over() if rest is None else read_on(self, rest)
+
+    def note_cost(self, failure: EngineError) -> None:
+        """The engine has failed, which may have cost something all the same."""
+        self.call.untold = self.call.untold or failure.usage
+
+    def count_untold(self) -> None:
+        """What no delta has told of the cost is known once the engine has heard of the end."""
+        run, call = self.run, self.call
+        untold = call.untold
+        if untold is not None:
+            run.usage, call.untold = run.usage + untold, None
+
+    def over(self) -> Awaitable[None] | None:
+        """The text is over: read what is left of it, and tell the core. Gives what to wait for if
+        the core does not take all of it at once, or if the text cannot be read."""
+        if self.failed is not None:
+            raise self.failed
+        if self.stopped:
+            return None
+        items = self.rest()
+        if items and not self.put(items):
+            return put_on(self, items, more=True)
+        items = self.last()
+        if items and not self.put(items):
+            return put_on(self, items, more=False)
+        return self.done()
+
+    def done(self) -> Awaitable[None] | None:
+        """All items have been taken. If the text could not be read to its end, have it asked for
+        once more, as long as that may help."""
+        error = self.cutter.error
+        if error is None:
+            self._finish()
+            return None
+        if self.tries == PARSE_TRIES or self.truncated:
+            raise error
+        call = self.call
+        call.messages, call.avoid = self.again(), call.answered_by
+        self.ask()
+        return ended(self)
+
+    def _finish(self) -> None:
         """The text has been read: tell the core."""
         run, invocation = self.run, self.invocation
         run.execution.now = run.loop.time()
