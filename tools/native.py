@@ -32,11 +32,11 @@ SOURCE = ROOT / "src" / "alto"
 
 CORE = (
     "admission", "attempt", "budget", "choice", "commit", "cost", "cut", "dark", "execution",
-    "feed", "feeding", "flights", "forecast", "graph", "interest", "json_cut", "learning",
-    "lifecycle", "next_call", "path", "peer_load", "pool", "pool_events", "prefix", "pressure",
-    "prewarm", "prompt", "prompt_cache", "rate", "readable", "refusals", "replicas", "resume",
-    "revision", "scalar_cut", "scope", "sentences", "settling", "slots", "think", "waiting",
-    "where",
+    "feed", "feeding", "flights", "forecast", "graph", "interest", "json_cut", "json_flat",
+    "learning", "lifecycle", "next_call", "path", "peer_load", "pool", "pool_events", "prefix",
+    "pressure", "prewarm", "prompt", "prompt_cache", "rate", "readable", "refusals", "replicas",
+    "resume", "revision", "scalar_cut", "scope", "sentences", "settling", "slots", "think",
+    "waiting", "where",
 )  # fmt: skip
 INTERPRETED = {
     "calls": "Delta is a str; users make calls, and tell usage, in whatever types they have",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from alto.core.cut import Cutter
+from alto.core.cut import DULL, Cutter
 
 New = Callable[[], Cutter[Any]]
 Result = tuple[list[Any], int, str | None]
@@ -40,7 +40,7 @@ def _patiently(new: New, text: str, truncated: bool) -> tuple[list[tuple[int, An
     for at, char in enumerate(text):
         kept += char
         marks, chars = cutter.until()
-        assert not any(mark.isalnum() or mark == " " for mark in marks), "see Until"
+        assert not any(mark.isalnum() or mark in DULL for mark in marks), "see Until"
         if char in marks or len(kept) >= chars:
             given += [(at + 1, item) for item in cutter.feed(kept)]
             kept = ""

@@ -28,7 +28,7 @@ Here are the cutters without rules of their own. The others have a file each: `s
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from ..errors import ParseError
 from .texts import Line, Paragraph
@@ -36,7 +36,10 @@ from .texts import Line, Paragraph
 T = TypeVar("T")
 
 Until = tuple[str, int]
-"""Some characters, none of them a letter, a digit or a space; and a number of characters."""
+"""Some characters, none of them a letter, a digit or one of `DULL`; and a number of characters."""
+
+DULL: Final = " ,:;\"'({[*_-"
+"""What often stands before or behind a word and never completes an item."""
 
 AT_ONCE: Until = ("", 0)
 """Any piece may matter."""

@@ -36,6 +36,7 @@ from typing import Any
 
 from ..errors import ParseError
 from .cut import AT_ONCE, OPEN_CHARS_MAX, Cutter, OpenText, Until, cut_off, shorten, too_long
+from .json_flat import FIRST_NAME_CHARS_MAX, first_name_of, flat_end_of
 from .texts import JsonText
 
 DEPTH_MAX = 200
@@ -46,9 +47,6 @@ ARRAY = "["
 SCALAR = '"-0123456789tfn'
 """First characters of items, to be joined for `JsonItems(starts=…)`."""
 
-FIRST_NAME_CHARS_MAX = 200
-"""A string behind `{` that is longer, or has a line break, was prose."""
-
 _IN_PROSE = re.compile(r"[{\[]")
 _IN_JSON = re.compile(r'["{}\[\]]')
 _IN_STRING = re.compile(r'["\\]')
@@ -56,12 +54,6 @@ _IN_NAME = re.compile(r'["\\\n]')
 _VISIBLE = re.compile(r"[^ \t\r\n]")
 _ELEMENT = re.compile(r"[^ \t\r\n,]")
 _BARE_END = re.compile(r"[ \t\r\n,\[\]{}]")
-_PLAIN = r'[^"\\{}\[\]]*'
-_STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
-_MEMBERS = rf"{_PLAIN}(?:{_STRING}{_PLAIN})*}}"
-_NAME = rf'[ \t\r\n]*"([^"\\\n]{{0,{FIRST_NAME_CHARS_MAX}}})"[ \t\r\n]*:'
-_FLAT = re.compile(rf"{{{_MEMBERS}", re.DOTALL)
-_NAMED = re.compile(rf"{{{_NAME}")
 _BEFORE_EMPTY = ("", ":", "`")
 _CLOSER = {"{": "}", "[": "]"}
 
@@ -227,18 +219,22 @@ class JsonItems(Cutter[Any]):
     # States. Outside JSON, and where it may begin:
 
     def _prose(self, text: str, at: int) -> int:
-        found = _IN_PROSE.search(text, at)
-        end = len(text) if found is None else found.start()
-        if self._fields is not None and found is not None and not self._whole:
-            flat_end = _flat_end(text, end)
-            named = _NAMED.match(text, end) if flat_end else None
-            name = None if named is None else named[1]
+        end = at
+        if text[at] == "\n":
+            self._before = ""
+            return at + 1
+        if text[at] != "{":  # where each item is a line there is mostly nothing to search
+            found = _IN_PROSE.search(text, at)
+            end = len(text) if found is None else found.start()
+        if self._fields is not None and end < len(text) and not self._whole:
+            flat_end = flat_end_of(text, end)
+            name = first_name_of(text, end) if flat_end else None
             if name in self._fields and name != self._wrapper:
                 self._first = self._wraps = False
                 return self._flat(text, end, flat_end)
         line = text.rfind("\n", at, end) + 1
         self._before = text[line or at : end].rstrip()[-1:] or ("" if line else self._before)
-        if found is None:
+        if end == len(text):
             return end
         at = end
         self._stack = _CLOSER[text[at]]
@@ -394,7 +390,7 @@ class JsonItems(Cutter[Any]):
             # An array in the array, though items are none: its elements are the items.
             self._stack += "]"
             return at + 1
-        if mark == "{" and (flat_end := _flat_end(text, at)):
+        if mark == "{" and (flat_end := flat_end_of(text, at)):
             return self._flat(text, at, flat_end)
         self._capture(at)
         if mark == '"':
@@ -561,17 +557,6 @@ class JsonItems(Cutter[Any]):
             text=held,
         )
         return at + 1
-
-
-def _flat_end(text: str, at: int) -> int:
-    """Where the object ends that begins at `at`, if all of it is there and no bracket is in it but
-    in strings; else 0."""
-    end = text.find("}", at) + 1
-    inside = text[at + 1 : end]
-    if "\\" in inside or "{" in inside or "[" in inside or "]" in inside or inside.count('"') % 2:
-        found = _FLAT.match(text, at) if end else None
-        return 0 if found is None else found.end()
-    return end
 
 
 class JsonWhole(JsonItems):

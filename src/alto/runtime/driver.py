@@ -391,8 +391,9 @@ class Run:
                     self.aside = Aside()
         return self.aside
 
-    def queue(self, more: int) -> None:
-        """So many more calls of this request wait in a pool for a replica with room."""
+    def __call__(self, more: int) -> None:
+        """So many more calls of this request wait in a pool for a replica with room. (It is
+        `Call.queued` itself, since a bound method would be an object more for each call.)"""
         self.queued += more
         if more > 0:
             self.rested()

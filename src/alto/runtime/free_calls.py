@@ -231,7 +231,7 @@ def _asked_by(run: Run, invocation: Invocation, call: AnyCall) -> AnyCall:
     call.deadline = run.deadline
     call.priority = run.priority
     call.leads = run.execution.leads(invocation)
-    call.queued = run.queue
+    call.queued = run
     return call
 
 

@@ -123,7 +123,7 @@ def _call(
         unit.template = _template(run, unit)
     who = (invocation.path, run.id, invocation.attempt, run.deadline)
     call = asked(unit.template, messages, arguments, *who)
-    call.queued = run.queue
+    call.queued = run
     return call
 
 

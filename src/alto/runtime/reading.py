@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core.calls import Call, Delta, Message
-from ..core.cut import Cutter
+from ..core.cut import DULL, Cutter
 from ..core.execution import Invocation
 from ..core.scope import PENDING
 from ..core.think import ThinkSplitter
@@ -118,9 +118,9 @@ class Reading(Keeper):
         if type(text) is not str:
             text = self._note(text)
         self.room -= len(text)
-        # Most pieces are a word and a space, and in a word there is nothing to be looked at. That
-        # is known in half the time of a search.
-        if self.room > 0 and (text.strip(" ").isalnum() or not text or self.search(text) is None):
+        # Most pieces are a word with a space or a mark beside it, in which there is nothing to be
+        # looked at. That is known in half the time of a search.
+        if self.room > 0 and (text.strip(DULL).isalnum() or not text or self.search(text) is None):
             self.given.append(text)
             return True
         return self._look(text)
@@ -137,7 +137,7 @@ class Reading(Keeper):
                 self.search = _TAG
                 self.room = _BOUNDLESS
             room = self.room - len(text)
-            if room > 0 and self.search(text) is None:
+            if room > 0 and (text.strip(DULL).isalnum() or self.search(text) is None):
                 self.room = room
                 self.given.append(text)
                 return True
