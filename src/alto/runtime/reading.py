@@ -46,6 +46,8 @@ class Reading(Keeper):
     # that is one line of the processor's cache.
     room: int
     search: Callable[[str], re.Match[str] | None]
+    cutter: Cutter[Any]
+    """It is made when there is something for it: many calls wait long for their first piece."""
 
     __slots__ = (
         "asked",
@@ -93,9 +95,6 @@ class Reading(Keeper):
         if ask is None or run.budget is not None:
             ask = asks(run, unit, self.invocation)
         self.tries += 1
-        reader = unit.reader
-        assert reader is not None, "an LM stage has one"
-        self.cutter: Cutter[Any] = reader.new()
         self.first = None
         self.given = []
         self.enough = False
@@ -131,6 +130,7 @@ class Reading(Keeper):
             first, self.first = self.first, None
             if first is not None:
                 first()
+            self._make_cutter()
             if self.fans_out:
                 self._look_out()
             else:
@@ -160,6 +160,11 @@ class Reading(Keeper):
         self.enough = self.cutter.error is not None
         return not self.enough
 
+    def _make_cutter(self) -> None:
+        reader = self.unit.reader
+        assert reader is not None, "an LM stage has one"
+        self.cutter = reader.new()
+
     def _look_out(self) -> None:
         """Say which of the pieces to come is to be looked at."""
         marks, room = self.cutter.until()
@@ -174,6 +179,8 @@ class Reading(Keeper):
 
     def rest(self) -> list[Any]:
         """The answer is over: the items in what the cutter has not had yet."""
+        if not self.given:
+            self._make_cutter()
         if self.think is not None:
             text, reasoning = self.think.finish()
             if reasoning:
