@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from random import Random
 
-from alto.core.cost import Need, costs
+from alto.core.cost import Need, cheapest_place, costs
 from alto.core.peers import ReplicaSummary, Summary
 from alto.core.pool import CallPool
 from alto.core.pool_events import Began, Ended, Heard, Reported, Send, Submitted
 from alto.core.prefix import Prompt, chain
-from alto.core.replicas import Limits, costs_at, places_of, taking
+from alto.core.replicas import Limits, places_of, taking
 from alto.core.scheduling import CallId, ReplicaId
+from alto.core.where import cheapest_at
 
 PROMPTS = [Prompt(chain(letter * 9000), 9000) for letter in (b"a", b"b", b"c")] + [Prompt((), 300)]
 
@@ -41,14 +42,18 @@ def used_pool(seed: int) -> CallPool:
     return core
 
 
-def test_costs_from_the_books_are_those_of_the_places_that_policies_see() -> None:
+def test_a_choice_from_the_books_is_that_from_the_places_that_policies_see() -> None:
     for seed in range(20):
-        core = used_pool(seed)
-        for prompt in PROMPTS:
-            need = Need("s", prompt.size * 0.25, 90.0, None, 0.0, 0.5)
-            shown = costs(places_of(core.replicas, prompt.blocks, 0.25), need)
-            assert costs_at(core.replicas, prompt.blocks, need, 0.25) == shown
-            assert len(set(shown)) > 1
+        fresh = CallPool("chat", ["r0", "r1", "r2", "r3"], random=Random(0))
+        for core in (used_pool(seed), fresh):  # where fresh, all are as cheap
+            for prompt in PROMPTS:
+                need = Need("s", prompt.size * 0.25, 90.0, None, 0.0, 0.5)
+                places = places_of(core.replicas, prompt.blocks, 0.25)
+                chosen = cheapest_at(core.replicas, prompt.blocks, need, 0.25, Random(seed))
+                assert chosen.replica == cheapest_place(places, need, Random(seed))
+                shown = costs(places, need)
+                assert [one.cost_s for one in core.replicas] == shown
+                assert (len(set(shown)) == 1) == (core is fresh)
 
 
 def test_those_that_take_a_call_are_those_that_say_so() -> None:

@@ -207,7 +207,7 @@ def test_unless_it_is_swamped(policy: str, others: int, follows: bool) -> None:
     pool = Machine(2, policy)
     home = home_of(pool.grew(1, 600))
     pool.warmed(1, home, 0.1)
-    pool.core.replicas[home].others = others  # more than on the other one
+    pool.core.replicas[home].reported(others, 0, 0.1)  # the other one has none
     assert pool.submit(1, 700, 0.8) == [send(1, home if follows else 1 - home)]
 
 

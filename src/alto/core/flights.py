@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from .pool_events import Grew, Submitted
+from .pool_events import Grew
+from .prefix import Prompt
 from .replicas import Try
-from .scheduling import ReplicaId
+from .scheduling import CallId, ReplicaId
 
 
 @dataclass(slots=True)
@@ -31,7 +32,8 @@ class Growing:
 
 
 class Flight:
-    """A call that is not gone."""
+    """A call, from its submission until it is gone. The driver makes it, and keeps it as long as it
+    has to tell of it; what is in it is the pool's."""
 
     __slots__ = (
         "beside",
@@ -57,20 +59,25 @@ class Flight:
     )
 
     def __init__(
-        self, event: Submitted, growing: Growing | None, request: Request, due: float
+        self,
+        call: CallId,
+        prompt: Prompt,
+        stage: str,
+        deadline: float | None,
+        max_tokens: int | None,
+        leads: bool,
     ) -> None:
-        """`growing`: what was known of it before it was submitted."""
-        self.call = event.call
-        self.blocks = event.prompt.blocks
-        self.size = event.prompt.size
+        self.call = call
+        self.blocks = prompt.blocks
+        self.size = prompt.size
         """Bytes of its prompt."""
-        self.stage = event.stage
-        self.deadline = event.deadline
-        self.max_tokens = event.max_tokens
-        self.leads = event.leads
+        self.stage = stage
+        self.deadline = deadline
+        self.max_tokens = max_tokens
+        self.leads = leads
         """It is on the way to the first thing that its request shows."""
-        self.request = request
-        self.due = due
+        self.request: Request
+        self.due: float
         self.sent: Try | None = None
         """The try under way,"""
         self.beside: Try | None = None
@@ -88,10 +95,6 @@ class Flight:
         self.overtaken = 0
         self.passed_at: float | None = None
         """Since when it waits for a replica that knows its prompt though another would take it."""
-        if growing is not None:
-            self.home, self.tried = growing.home, growing.failed
-        if event.avoid is not None:
-            self.tried |= 1 << event.avoid
 
     @property
     def tries(self) -> tuple[Try, ...]:

@@ -134,10 +134,22 @@ def believable(usage: Usage | None, size: int) -> Usage | None:
     return usage if read and written else None
 
 
+class _Written:
+    """What the answers of a stage come to."""
+
+    __slots__ = ("number", "seconds", "tokens")
+
+    def __init__(self, tokens: float, duration_s: float, number: int) -> None:
+        self.tokens = Mean(tokens, 1.0)
+        self.seconds = Mean(duration_s, 1.0)
+        self.number = number
+        """Of the last answer, among those of all stages."""
+
+
 class Texts:
     """How many tokens texts have, and how many a stage writes in what time."""
 
-    __slots__ = ("_stages", "_stages_max", "tokens_per_byte", "tokens_per_char")
+    __slots__ = ("_answers", "_stages", "_stages_max", "tokens_per_byte", "tokens_per_char")
 
     def __init__(self, stages_max: int = STAGES_MAX) -> None:
         self._stages_max = stages_max
@@ -145,21 +157,21 @@ class Texts:
         """Of prompts."""
         self.tokens_per_char = Mean(TOKENS_PER_BYTE)
         """Of answers."""
-        self._stages: dict[str, tuple[Mean, Mean]] = {}
-        """Tokens and seconds of a whole answer; the stage unheard of for longest first."""
+        self._stages: dict[str, _Written] = {}
+        self._answers = 0
 
     def expected_tokens(self, stage: str, max_tokens: int | None) -> float:
         """How much a call of this stage will write."""
         seen = self._stages.get(stage)
         if max_tokens is None:
-            return OUTPUT_TOKENS_PRIOR if seen is None else seen[0].value
+            return OUTPUT_TOKENS_PRIOR if seen is None else seen.tokens.value
         most = float(max_tokens)
-        return min(OUTPUT_TOKENS_PRIOR, most / 2) if seen is None else min(seen[0].value, most)
+        return min(OUTPUT_TOKENS_PRIOR, most / 2) if seen is None else min(seen.tokens.value, most)
 
     def expected_s(self, stage: str) -> float:
         """How long a call of this stage will take."""
         seen = self._stages.get(stage)
-        return DURATION_S_PRIOR if seen is None else seen[1].value
+        return DURATION_S_PRIOR if seen is None else seen.seconds.value
 
     def cost_max(self, size: int, stage: str, max_tokens: int | None) -> float:
         """Tokens of a call with a prompt of so many bytes: as many as it may write where that is
@@ -190,12 +202,13 @@ class Texts:
     def wrote(self, stage: str, tokens: float, duration_s: float) -> None:
         """Learn what a whole answer of a stage came to."""
         stages = self._stages
-        seen = stages.pop(stage, None)
+        self._answers += 1
+        seen = stages.get(stage)
         if seen is None:
-            seen = Mean(tokens, 1.0), Mean(duration_s, 1.0)
             if len(stages) >= self._stages_max:
-                del stages[next(iter(stages))]
+                del stages[min(stages, key=lambda name: stages[name].number)]
+            stages[stage] = _Written(tokens, duration_s, self._answers)
         else:
-            seen[0].observe(tokens)
-            seen[1].observe(duration_s)
-        stages[stage] = seen
+            seen.number = self._answers
+            seen.tokens.observe(tokens)
+            seen.seconds.observe(duration_s)

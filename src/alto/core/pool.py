@@ -76,7 +76,7 @@ from .prewarm import Prewarming, follow
 from .rate import Rate
 from .readable import Readable
 from .refusals import Refusals, is_busy, is_of_the_server, no_replicas
-from .replicas import Limits, ReplicaState, Speed, Try, taking
+from .replicas import Limits, ReplicaState, Speed, Try, taking, taking_at, untried
 from .scheduling import CallId, Policy, ReplicaId, needs_prefix
 from .waiting import Waiting
 from .where import Where
@@ -100,6 +100,8 @@ class CallPool:
             raise no_replicas(name)
         self.name = name
         self.limits = limits or Limits()
+        self._waiting_max, self._patience_s = self.limits.waiting_max, self.limits.patience_s
+        """(Limits are interpreted, and these are read for every call.)"""
         self.policy = resolve(policy)
         self.uses_prefix = needs_prefix(self.policy)
         """Whether `Submitted.prompt` needs its blocks."""
@@ -138,7 +140,7 @@ class CallPool:
             Submitted: self._submitted,
             Grew: self.ahead.grew,
             Warmed: self.ahead.warmed,
-            Began: lambda event, now: self.began(event.call, event.replica, now),
+            Began: self._began,
             Ended: self._ended,
             Broke: self._broke,
             Left: self._left,
@@ -161,33 +163,43 @@ class CallPool:
         self._verbs[type(event)](event, now)
         return self.settle(now)
 
-    def submitted(self, event: Submitted, now: float) -> ReplicaId | None:
+    def submitted(
+        self,
+        flight: Flight,
+        request: str,
+        avoid: ReplicaId | None,
+        priority: int,
+        rest_s: float | None,
+        now: float,
+    ) -> ReplicaId | None:
         """`Submitted`, for a driver in a hurry. Where the call goes, if that is decided at once."""
         self.now = now
-        growing = self.ahead.taken(event.call, now) if self.ahead.calls else None
-        deadline = event.deadline
+        call, deadline = flight.call, flight.deadline
+        growing = self.ahead.taken(call, now) if self.ahead.calls else None
         if deadline is not None and deadline <= now:
-            self._refuse(event.call, self._refusals.too_late(event.stage, self.waiting, now))
+            self._refuse(call, self._refusals.too_late(flight.stage, self.waiting, now))
             return None
         waiting = self._waiting
-        if waiting.count >= self.limits.waiting_max:
-            self._refuse(event.call, self._refusals.overloaded(waiting.count))
+        if waiting.count >= self._waiting_max:
+            self._refuse(call, self._refusals.overloaded(waiting.count))
             return None
-        request = self._requests.get(event.request, now)
-        due = request.since + self.limits.patience_s
+        whose = self._requests.get(request, now)
+        due = whose.since + self._patience_s
         if deadline is not None:
-            rest_s = event.rest_s
             if rest_s is None:
-                rest_s = self.texts.expected_s(event.stage)
+                rest_s = self.texts.expected_s(flight.stage)
             due = min(due, deadline - rest_s)
-        if event.priority:
-            due -= event.priority * self.limits.priority_s
-        if event.avoid is not None:
-            self._readable.complained(event.avoid, self._random, now)
+        if priority:
+            due -= priority * self.limits.priority_s
+        whose.calls += 1
+        flight.request, flight.due = whose, due
+        self._flights[call] = flight
+        if growing is not None:
+            flight.home, flight.tried = growing.home, growing.failed
+        if avoid is not None:
+            flight.tried |= 1 << avoid
+            self._readable.complained(avoid, self._random, now)
             self._dark.look(now)
-        request.calls += 1
-        flight = Flight(event, growing, request, due)
-        self._flights[event.call] = flight
         if not waiting.queue and self._rate is None and not self._next.slotted:
             free = taking(self.replicas, now)
             if free:  # nobody is before it, and there is no reason to wait
@@ -196,11 +208,11 @@ class CallPool:
         self._enqueue(flight, now)
         return None
 
-    def began(self, call: CallId, replica: ReplicaId, now: float) -> None:
+    def began(self, flight: Flight, replica: ReplicaId, now: float) -> None:
         """`Began`, for a driver in a hurry."""
         self.now = now
-        flight = self._flights.get(call)
-        if flight is None or (sent := flight.on(replica)) is None:
+        sent = flight.on(replica)
+        if sent is None:
             return
         self.replicas[replica].begin(sent, now)
         if sent.probe:
@@ -209,12 +221,12 @@ class CallPool:
             self._drop_others(flight, sent, now)
 
     def ended(
-        self, call: CallId, replica: ReplicaId, chars: int, usage: Usage | None, now: float
+        self, flight: Flight, replica: ReplicaId, chars: int, usage: Usage | None, now: float
     ) -> None:
         """`Ended`, for a driver in a hurry."""
         self.now = now
-        flight = self._flights.get(call)
-        if flight is None or (sent := flight.on(replica)) is None:
+        sent = flight.on(replica)
+        if sent is None:
             return
         self._remove(flight)
         if usage is not None:
@@ -228,6 +240,7 @@ class CallPool:
         if self._readable.counts:
             self._readable.answered(replica)
         if flight.beside is None:
+            flight.sent = None
             state.leave(sent, now)
         else:
             self._end_try(flight, sent, now)
@@ -243,7 +256,7 @@ class CallPool:
                 self._where.finished(flight.stage, sent, tokens, usage, now)
             except Exception as error:  # the answer is there all the same: no refusal to be counted
                 failure = self._refusals.policy("observe", self.policy, error)
-                self._actions.append(Refuse(call, failure))
+                self._actions.append(Refuse(flight.call, failure))
 
     def unsettled(self) -> bool:
         """There may be something to do after what was told: `settle`, and look at `wake_at`."""
@@ -275,16 +288,13 @@ class CallPool:
 
     def check(self) -> None:
         """Raise if C1, C3 or C4 does not hold, with the numbers that disagree."""
-        waiting = 0
+        self._waiting.check()
         counts = [0] * len(self.replicas)
         for flight in self._flights.values():
-            assert flight.waiting == (flight.sent is None), flight
-            waiting += flight.waiting
             for sent in flight.tries:
                 counts[sent.replica] += 1
         for sent in self.ahead.under_way():
             counts[sent.replica] += 1
-        assert waiting == self.waiting, (waiting, self.waiting)
         assert counts == [replica.sequences for replica in self.replicas], counts
         for replica in self.replicas:
             replica.check(self.now)
@@ -298,12 +308,19 @@ class CallPool:
     # --- Events
 
     def _submitted(self, event: Submitted, now: float) -> None:
-        replica = self.submitted(event, now)
+        deadline, tokens, rest_s = event.deadline, event.max_tokens, event.rest_s
+        flight = Flight(event.call, event.prompt, event.stage, deadline, tokens, event.leads)
+        replica = self.submitted(flight, event.request, event.avoid, event.priority, rest_s, now)
         if replica is not None:
             self._actions.append(Send(event.call, replica))
 
+    def _began(self, event: Began, now: float) -> None:
+        if (flight := self._flights.get(event.call)) is not None:
+            self.began(flight, event.replica, now)
+
     def _ended(self, event: Ended, now: float) -> None:
-        self.ended(event.call, event.replica, event.chars, event.usage, now)
+        if (flight := self._flights.get(event.call)) is not None:
+            self.ended(flight, event.replica, event.chars, event.usage, now)
 
     def _broke(self, event: Broke, now: float) -> None:
         flight = self._flights.get(event.call)
@@ -312,7 +329,11 @@ class CallPool:
         error = event.error
         began = sent.began_at is not None
         busy = error.retryable and not began and is_busy(error)
-        others = not began and is_of_the_server(error) and self._untried(flight, event.replica)
+        others = (
+            not began
+            and is_of_the_server(error)
+            and untried(self.replicas, flight.tried, event.replica)
+        )
         retryable = error.retryable or others
         replica = self.replicas[event.replica]
         if busy:
@@ -434,8 +455,7 @@ class CallPool:
         if flight.home is not None:
             free = follow(flight.home, free)
         if flight.tried:
-            untried = [one for one in free if not flight.tried >> one.replica & 1]
-            free = untried or free
+            free = [one for one in free if not flight.tried >> one.replica & 1] or free
         return self._place(flight, free, now)
 
     def _place(self, flight: Flight, free: list[ReplicaState], now: float) -> ReplicaId | None:
@@ -514,20 +534,15 @@ class CallPool:
         if flight.turned_away > self.limits.busy_max:
             self._give_up(flight, self._nobody(flight, error))
             return
-        if self._takes_again_at(now) > flight.busy_since + self.limits.busy_wait_max_s:
+        if taking_at(self.replicas, now) > flight.busy_since + self.limits.busy_wait_max_s:
             self._give_up(flight, self._refusals.too_busy(flight.stage, now, error))
             return
         self._waiting.add(flight)
         self._enqueue(flight, now)
 
-    def _takes_again_at(self, now: float) -> float:
-        """When the first replica may take calls again, as far as time alone decides it."""
-        times = (replica.ready_at(now) for replica in self.replicas)
-        return min(now if at is None else at for at in times)
-
     def _give_up_held(self, now: float) -> None:
         """No replica takes calls: if all want to be left alone for too long, nobody waits."""
-        if self._takes_again_at(now) > now + self.limits.busy_wait_max_s:
+        if taking_at(self.replicas, now) > now + self.limits.busy_wait_max_s:
             for flight in self._waiting.all():
                 self._give_up(flight, self._refusals.too_busy(flight.stage, now))
 
@@ -535,24 +550,17 @@ class CallPool:
         """On a replica not yet tried; if there is none, after a pause on any."""
         flight.failures += 1
         flight.tried |= 1 << event.replica
-        untried = self._untried(flight, event.replica)
-        if flight.failures >= self.limits.tries_max and not untried:
+        elsewhere = untried(self.replicas, flight.tried, event.replica)
+        if flight.failures >= self.limits.tries_max and not elsewhere:
             self._give_up(flight, self._nobody(flight, event.error))
             return
         self._waiting.add(flight)
-        if untried:
+        if elsewhere:
             self._enqueue(flight, now)
             return
         pause = self.limits.retry_s * 2.0 ** (flight.failures - 1) * (1 + self._random.random())
         self._waiting.pause(flight, now + pause)
         self._waiting.watch(flight)
-
-    def _untried(self, flight: Flight, but: ReplicaId) -> bool:
-        """Is there a replica, but for this one, that is well and has not been tried?"""
-        return any(
-            one.open_until is None and one.replica != but and not flight.tried >> one.replica & 1
-            for one in self.replicas
-        )
 
     def _nobody(self, flight: Flight, last: EngineError | None) -> EngineError:
         tries = (flight.failures, flight.turned_away, flight.resumes)

@@ -13,7 +13,7 @@ from .scheduling import CallId, ReplicaId
 # --- Events: what happened
 
 
-@dataclass(slots=True, init=False)  # one is made for every call, and an own __init__ is compiled
+@dataclass(slots=True)
 class Submitted:
     """A reader asks for the answer to a call. If it was growing before, its prewarm ends here.
 
@@ -22,41 +22,17 @@ class Submitted:
 
     call: CallId
     prompt: Prompt
-    stage: str
-    request: str
-    deadline: float | None
-    max_tokens: int | None
-    avoid: ReplicaId | None
-    priority: int
+    stage: str = ""
+    request: str = ""
+    deadline: float | None = None
+    max_tokens: int | None = None
+    avoid: ReplicaId | None = None
+    priority: int = 0
     """Higher first."""
-    rest_s: float | None
+    rest_s: float | None = None
     """Expected time from this call to the end of its request."""
-    leads: bool
+    leads: bool = False
     """It is on the way to the first thing that its request shows."""
-
-    def __init__(
-        self,
-        call: CallId,
-        prompt: Prompt,
-        stage: str = "",
-        request: str = "",
-        deadline: float | None = None,
-        max_tokens: int | None = None,
-        avoid: ReplicaId | None = None,
-        priority: int = 0,
-        rest_s: float | None = None,
-        leads: bool = False,
-    ) -> None:
-        self.call = call
-        self.prompt = prompt
-        self.stage = stage
-        self.request = request
-        self.deadline = deadline
-        self.max_tokens = max_tokens
-        self.avoid = avoid
-        self.priority = priority
-        self.rest_s = rest_s
-        self.leads = leads
 
 
 @dataclass(slots=True)

@@ -32,7 +32,10 @@ def _render(call: Any) -> tuple[bytes, int]:
     if call.tools:
         pieces.append(repr(call.tools))
     parts = 0
-    for message in call.messages:
+    given = call.messages
+    messages: list[Any] = given if isinstance(given, list) else list(given)
+    for each in messages:
+        message: dict[str, Any] = each if isinstance(each, dict) else dict(each)
         content = message.get("content")
         if isinstance(content, str):
             pieces.append(f"\x1e{message.get('role', '')}\x1f{content}")

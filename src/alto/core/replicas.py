@@ -32,7 +32,7 @@ from typing import Final
 
 from ..errors import EngineError
 from .calls import Usage
-from .cost import Need, Place, cost
+from .cost import Need, Place
 from .learning import Line, Mean
 from .peer_load import PeerLoad, Told
 from .peers import ReplicaSummary
@@ -138,6 +138,8 @@ class ReplicaState:
         """Calls of others on it, from the engine's own metrics, without those that peers told."""
         self.peers = PeerLoad()
         """What the other pools that share it have there, as far as they told."""
+        self.beside = PeerLoad()
+        """Both together."""
         self.share = 1.0
         """Of its room, the part that is this pool's by its demand."""
         self.sequences_limit = float(min(limits.sequences_start, limits.sequences_max))
@@ -149,6 +151,8 @@ class ReplicaState:
         self.cache = PromptCache(limits.cache_tokens * 4)
         self.place = Place()
         """It, as it stood for the last choice."""
+        self.cost_s = 0.0
+        """What the last call that could have gone there would have cost."""
         self.speed = speed
         self.slowness = Mean(1.0)
         """Its times, as a multiple of the pool's lines."""
@@ -281,7 +285,7 @@ class ReplicaState:
     ) -> Try:
         """A call goes there."""
         self._pass(now)
-        peers, prompt_tokens, weight = self.peers, need.prompt_tokens, need.weight
+        beside, prompt_tokens, weight = self.beside, need.prompt_tokens, need.weight
         uncached = prompt_tokens - cached_tokens
         if uncached < 1.0:
             uncached = 1.0
@@ -290,8 +294,8 @@ class ReplicaState:
             now,
             prompt_tokens,
             uncached,
-            self.prefill_tokens + peers.prefill_tokens,
-            self.sequences + self.others + peers.sequences,
+            self.prefill_tokens + beside.prefill_tokens,
+            self.sequences + beside.sequences,
             cached_tokens / per_byte,
             self.open_until is not None,
             weight,
@@ -396,6 +400,7 @@ class ReplicaState:
         """The engine's own metrics."""
         known = self.sequences + round(self.peers.sequences)
         self.others = max(0, running + waiting - known)
+        self._sum_up()
         if waiting and known > self.others and self.cache.slots is None:
             self._cut(now, known - 1, now)
 
@@ -419,7 +424,15 @@ class ReplicaState:
         """They have so much here; so much of the room is this pool's."""
         self._pass(now)
         self.peers, self.share = peers, share
+        self._sum_up()
         self.easy = 0
+
+    def _sum_up(self) -> None:
+        peers, others = self.peers, self.others
+        # Of the others nothing is known, so they count in full.
+        self.beside = PeerLoad(
+            peers.sequences + others, peers.weight + others, peers.prefill_tokens
+        )
 
     def read_for_others(self, tokens: float) -> None:
         """So many prompt tokens of theirs were read here since they last told."""
@@ -532,30 +545,18 @@ def taking(replicas: list[ReplicaState], now: float) -> list[ReplicaState]:
     return replicas
 
 
-def costs_at(
-    replicas: list[ReplicaState], blocks: Sequence[int], need: Need, tokens_per_byte: float
-) -> list[float]:
-    """What a call with these blocks costs at each of these replicas: what `cost.costs` makes of
-    their `places_of`, but for each call of the pool, and so without writing them down."""
-    speed = replicas[0].speed
-    prefill_s, step_s, rise_s = speed.first.slope, speed.step.intercept, speed.step.slope
-    found: list[float] = []
-    for one in replicas:
-        peers, slowness, others = one.peers, one.slowness.value, one.others
-        running = one.sequences + others + peers.sequences
-        found.append(
-            cost(
-                need,
-                one.prefill_tokens + peers.prefill_tokens,
-                one.cached_tokens(blocks, tokens_per_byte) if blocks else 0.0,
-                one.cache.index.free_bytes * tokens_per_byte,
-                prefill_s * slowness,
-                (step_s + rise_s * (running + 1)) * slowness,
-                rise_s * slowness,
-                one.weight + peers.weight + others,
-            )
-        )
-    return found
+def taking_at(replicas: list[ReplicaState], now: float) -> float:
+    """When the first of them may take calls again, as far as time alone decides it."""
+    times = (one.ready_at(now) for one in replicas)
+    return min(now if at is None else at for at in times)
+
+
+def untried(replicas: list[ReplicaState], tried: int, but: ReplicaId) -> bool:
+    """Is there one, but for this one, that is well and not among those tried (as bits)?"""
+    return any(
+        one.open_until is None and one.replica != but and not tried >> one.replica & 1
+        for one in replicas
+    )
 
 
 def places_of(
@@ -567,17 +568,16 @@ def places_of(
     prefill_s, step_s, rise_s = speed.first.slope, speed.step.intercept, speed.step.slope
     found: list[Place] = []
     for one in replicas:
-        place, peers, index, slowness = one.place, one.peers, one.cache.index, one.slowness.value
-        running = one.sequences + one.others + peers.sequences
+        place, beside, index, slowness = one.place, one.beside, one.cache.index, one.slowness.value
+        running = one.sequences + beside.sequences
         place.running = running
-        place.prefill_tokens = one.prefill_tokens + peers.prefill_tokens
+        place.prefill_tokens = one.prefill_tokens + beside.prefill_tokens
         place.cached_tokens = one.cached_tokens(blocks, tokens_per_byte) if blocks else 0.0
         place.free_tokens = index.free_bytes * tokens_per_byte
         place.prefill_s = prefill_s * slowness
         place.step_s = (step_s + rise_s * (running + 1)) * slowness
         place.step_rise_s = rise_s * slowness
-        # Of the others nothing is known, so they count in full.
-        place.weight = one.weight + peers.weight + one.others
+        place.weight = one.weight + beside.weight
         found.append(place)
     return found
 

@@ -99,6 +99,12 @@ class Waiting:
         """Every call that waits, in the order of their coming."""
         return [flight for flight in self._flights.values() if flight.waiting]
 
+    def check(self) -> None:
+        """Raise if a call neither waits nor is sent, or does both, or their number is wrong."""
+        for flight in self._flights.values():
+            assert flight.waiting == (flight.sent is None), flight
+        assert self.count == len(self.all()), (self.count, self.all())
+
     @property
     def pause_ends_at(self) -> float | None:
         """When the next pause is over."""

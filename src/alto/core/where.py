@@ -12,13 +12,14 @@ Always true:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from random import Random
 
 from .calls import Usage
-from .cost import TIE_S, Need, Place, cheapest, cheapest_place
+from .cost import TIE_S, Need, Place, cheapest_place
 from .learning import Texts
 from .policies.prompt_aware import PromptAware
-from .replicas import STALE_S, ReplicaState, Try, costs_at, forgive, places_of
+from .replicas import STALE_S, ReplicaState, Try, forgive, places_of
 from .scheduling import Candidate, Facts, Finished, Placed, Policy, ReplicaId, learns
 
 _BY_COST = PromptAware.choose
@@ -49,8 +50,7 @@ class Where:
         """The replica that the policy chooses, and how many tokens of the prompt it has."""
         per_byte = self._texts.tokens_per_byte.value
         if self._by_cost and now <= self._stale_at:  # nearly always
-            index = cheapest(costs_at(free, blocks, need, per_byte), self._random, slack=TIE_S)
-            chosen = free[index]
+            chosen = cheapest_at(free, blocks, need, per_byte, self._random)
             return chosen, chosen.cached_tokens(blocks, per_byte) if blocks else 0.0
         places = places_of(free, blocks, per_byte)
         if now > self._stale_at:
@@ -86,6 +86,55 @@ class Where:
         if not isinstance(index, int) or not 0 <= index < len(candidates):
             raise IndexError(f"it chose {index!r} of {len(candidates)} candidates")
         return index
+
+
+def cheapest_at(
+    replicas: list[ReplicaState],
+    blocks: Sequence[int],
+    need: Need,
+    tokens_per_byte: float,
+    random: Random,
+) -> ReplicaState:
+    """The one of these replicas where a call with these blocks costs least.
+
+    It is what `cheapest_place` chooses of their `places_of`, but for each call of the pool. So it
+    is written out, `cost` with it: no place is filled in, and no list is made.
+    """
+    speed = replicas[0].speed
+    first_s, step_s, rise_s = speed.first.slope, speed.step.intercept, speed.step.slope
+    prompt_tokens, output_tokens, weight = need.prompt_tokens, need.output_tokens, need.weight
+    chosen = replicas[0]
+    lowest = second = inf
+    for one in replicas:
+        beside = one.beside
+        slowness = one.slowness.value
+        prefill_s = first_s * slowness
+        uncached = prompt_tokens
+        if blocks:
+            uncached -= one.cached_tokens(blocks, tokens_per_byte)
+        reading = prefill_s * uncached
+        others = one.weight + beside.weight
+        total = weight * (
+            prefill_s * (one.prefill_tokens + beside.prefill_tokens)
+            + reading
+            + output_tokens
+            * ((step_s + rise_s * (one.sequences + beside.sequences + 1)) * slowness)
+        ) + others * (reading + output_tokens * (rise_s * slowness))
+        if uncached > one.cache.index.free_bytes * tokens_per_byte:
+            pushed_out = uncached - one.cache.index.free_bytes * tokens_per_byte
+            total += (others + weight) * (prefill_s * pushed_out)
+        one.cost_s = total
+        if total < lowest:
+            chosen = one
+            second = lowest
+            lowest = total
+        elif total < second:
+            second = total
+    limit = lowest + TIE_S
+    if second > limit or len(replicas) == 1:
+        return chosen
+    ties = [one for one in replicas if one.cost_s <= limit]
+    return ties[int(random.random() * len(ties))]
 
 
 def _show(place: Place, candidate: Candidate) -> None:

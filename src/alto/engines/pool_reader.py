@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from ..core.calls import Call, Delta, Usage
+from ..core.flights import Flight
 from ..core.scheduling import CallId, ReplicaId
 from ..errors import AltoError, EngineError
 from .keeper import Keeper
@@ -37,9 +38,9 @@ class PoolReader:
         "calls",
         "error",
         "finished",
+        "flight",
         "given",
         "keeper",
-        "number",
         "replica",
         "sends",
         "size",
@@ -55,10 +56,11 @@ class PoolReader:
     waits: Awaitable[None]
 
     def __init__(
-        self, calls: Calls, number: CallId, call: Call, size: int, given: list[str]
+        self, calls: Calls, flight: Flight, call: Call, size: int, given: list[str]
     ) -> None:
         self.calls = calls
-        self.number = number
+        self.flight = flight
+        """It, as the core knows it."""
         self.call = call
         """As the reader asked."""
         self.asked = call if call.boundaries is None else _from_the_first_token(call)
@@ -82,6 +84,11 @@ class PoolReader:
         self.error: AltoError | None = None
         """Why there will be no (more) answer."""
         self.waiter: asyncio.Future[None] | None = None
+
+    @property
+    def number(self) -> CallId:
+        """Its number."""
+        return self.flight.call
 
     def __call__(self) -> None:
         """The first piece of a try is there (as `Keeper.first`)."""
