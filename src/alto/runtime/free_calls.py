@@ -30,7 +30,7 @@ from ..errors import EngineError
 from . import shedding, spending
 from .current import running
 from .replies import Reply, start
-from .threads import Stopped, tell
+from .threads import Stopped, answer_of, tell
 
 if TYPE_CHECKING:
     from .driver import Run
@@ -178,7 +178,7 @@ class Deltas:
         if not tell(run.loop, begin):
             raise Stopped
         try:
-            while (piece := pieces.get()) is not None:
+            while (piece := answer_of(run.loop, pieces)) is not None:
                 if isinstance(piece, BaseException):
                     raise piece
                 yield piece

@@ -22,7 +22,7 @@ from ..annotations import AsCompleted
 from ..core import pressure
 from ..core.execution import Invocation, State
 from ..core.feed import END, WAIT, Feed
-from .threads import Stopped, tell
+from .threads import Stopped, answer_of, tell
 
 if TYPE_CHECKING:
     from .driver import Run
@@ -119,7 +119,7 @@ class LiveStream(AsCompleted[Any]):
             if not self._crossed:
                 if not tell(self._run.loop, self._run.safely, self._ask):
                     raise Stopped
-                items, over = self._answers.get()
+                items, over = answer_of(self._run.loop, self._answers)
                 if over == "stopped":
                     raise Stopped
                 self._crossed.extend(items)

@@ -11,15 +11,15 @@ Always true:
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from contextvars import Context, copy_context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..core.execution import Invocation, State
-from .threads import Stopped, tell
+from .threads import Stopped, answer_of, tell
 
 if TYPE_CHECKING:
     from .driver import Run
@@ -74,25 +74,26 @@ class Reply(Coroutine[Any, Any, T], Generic[T]):
                 "'.result()' is for blocking stages, which run in threads (on virtual time they "
                 "do not)."
             )
-        answer: Future[T] = Future()
+        answers: queue.SimpleQueue[asyncio.Task[T] | None] = queue.SimpleQueue()
         context = copy_context()
 
         def begin() -> None:
-            if start(run, self._invocation, self._asking, context, ended) is None:
-                answer.set_exception(Stopped())
+            if start(run, self._invocation, self._asking, context, answers.put) is None:
+                answers.put(None)
 
-        def ended(task: asyncio.Task[T]) -> None:
-            if task.cancelled():
-                answer.set_exception(Stopped())
-            elif (error := task.exception()) is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(task.result())
-
-        if not tell(run.loop, begin):
+        try:
+            if not tell(run.loop, begin):
+                raise Stopped
+            task = answer_of(run.loop, answers)
+        except Stopped:
             self._asking.close()
+            raise
+        if task is None or task.cancelled():
             raise Stopped
-        return answer.result()
+        try:
+            return task.result()
+        finally:
+            del task  # its error refers to this frame
 
     # --- What makes it a coroutine
 

@@ -17,7 +17,9 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 THREADS_MAX = 64
 """Threads for blocking code that reads no stream and is no generator; those have one each."""
@@ -27,6 +29,9 @@ AHEAD_MAX = 64
 
 GOODBYE_S = 1.0
 """How long closing the pool waits for a thread that has nothing to do."""
+
+LOOK_S = 1.0
+"""How often a thread that waits for the loop looks whether the loop is still there."""
 
 
 class Stopped(BaseException):
@@ -202,3 +207,14 @@ def tell(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *args: A
     except RuntimeError:
         return False
     return True
+
+
+def answer_of(loop: asyncio.AbstractEventLoop, answers: queue.SimpleQueue[T]) -> T:
+    """In a thread that has told the loop what it wants: the next answer. Raises `Stopped` if the
+    loop was closed instead; what it had been told last is then never called."""
+    while True:
+        try:
+            return answers.get(timeout=LOOK_S)
+        except queue.Empty:
+            if loop.is_closed() and answers.empty():
+                raise Stopped from None
