@@ -107,6 +107,19 @@ def breaks_once(at: int) -> Fate:
     return lambda call: fates.pop() if fates else None
 
 
+def test_a_pool_goes_by_the_clock_of_the_loop_that_it_is_asked_in() -> None:
+    pool = Pool("chat", [FakeReplica("a")])
+
+    async def asked_after(pause_s: float) -> tuple[float, float]:
+        await asyncio.sleep(pause_s)
+        await answer(pool, ask())
+        return pool._core.now, asyncio.get_running_loop().time()
+
+    for pause_s in (100.0, 1.0):  # the second loop's clock is behind the first one's
+        told, now = run(asked_after(pause_s))
+        assert told == now
+
+
 def test_it_is_an_engine_and_forwards_what_a_replica_writes() -> None:
     async def main() -> None:
         pool = Pool("chat", [FakeReplica("r0")])
