@@ -104,7 +104,7 @@ class Keeping:
         keeper = self.keeper
         if (first := keeper.first) is not None:
             keeper.first = None
-            first()
+            first.began()
         keeper.given.append(piece)
         going = self.taken.take(piece)
         keeper.enough = len(self.taken.seen) >= self.taken.enough_at

@@ -29,6 +29,8 @@ def test_a_compiled_module_waits_for_nothing_and_derives_from_no_builtin(name: s
         if isinstance(node, ast.ClassDef):
             bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
             assert not bases & {"str", "int", "float", "list", "dict", "tuple", "set"}
+            methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
+            assert not (bases and "__call__" in methods), "it would move the fields of its base"
 
 
 def test_what_is_built_depends_on_every_source(

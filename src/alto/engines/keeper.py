@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
+
+
+class First(Protocol):
+    """Wants to hear of the first piece of a try."""
+
+    def began(self) -> None:
+        """It is there."""
+        ...
 
 
 class Keeper:
@@ -10,7 +18,7 @@ class Keeper:
     in case a text breaks off.
 
     Its `take` does this with each piece before anything else: where there is a `first` it takes
-    that away and calls it, and it puts the piece into `given`. Before it answers False, it says so
+    that away and tells it, and it puts the piece into `given`. Before it answers False, it says so
     in `enough`.
     """
 
@@ -20,7 +28,7 @@ class Keeper:
         self.given: list[str] = []
         """Every piece as it came: a `Delta` where it carries more than text, else a plain string.
         (A `Delta` is an object of which the garbage collector keeps count, a string is not.)"""
-        self.first: Callable[[], None] | None = None
-        """Tells the engine of the first piece of a try. The engine puts it here."""
+        self.first: First | None = None
+        """Who is to be told of the first piece of a try. The engine puts it here."""
         self.enough = False
         """It wants no more."""

@@ -24,7 +24,7 @@ class Kept:
         keeper = self.keeper
         if (first := keeper.first) is not None:
             keeper.first = None
-            first()
+            first.began()
         if piece.__class__ is Delta:
             piece = text_of(piece)
         keeper.given.append(piece)

@@ -300,7 +300,7 @@ class Pool(Encodes):
             if reader.sends:
                 return
             reader.waiter = asyncio.get_running_loop().create_future()
-            queued = reader.call.queued
+            queued = reader.wanted.queued
             if queued is None:
                 await reader.waiter
                 continue
@@ -355,7 +355,7 @@ class Pool(Encodes):
                 raise self._calls.silent_error(replica, began=False)
         except Exception as error:
             failure = self._calls.engine_error(error, replica)
-            self._calls.tell(Broke(reader.number, replica, failure))
+            self._calls.tell(Broke(reader.call, replica, failure))
             return None
         except BaseException:
             if reader.writing:
@@ -367,7 +367,7 @@ class Pool(Encodes):
             await inner.aclose()  # second in a race, by less than a moment
             return None
         reader.writing = True
-        self._calls.tell(Began(reader.number, replica))
+        self._calls.tell(Began(reader.call, replica))
         return Opened(replica, inner, first)
 
 

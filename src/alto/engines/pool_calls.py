@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from ..core.calls import Call, Delta, TokenIds, Usage
-from ..core.flights import Flight
 from ..core.pool import CallPool
 from ..core.pool_events import (
     Action,
@@ -98,15 +97,14 @@ class Calls:
             raise self._no_call(call)
         number = self.number() if call.ahead is None else self._number_of(call)
         prompt = read(call, hashed=self.core.uses_prefix)
-        flight = Flight(number, prompt, call.stage, call.deadline, call.max_tokens, call.leads)
-        reader = PoolReader(self, flight, call, prompt.size, given)
+        reader = PoolReader(self, number, prompt, call, given)
         self.readers[number] = reader
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop, self._now = loop, loop.time
         now = self._now()
         avoid = self._named(call.avoid) if call.avoid else None
-        replica = self.core.submitted(flight, call.request, avoid, call.priority, call.rest_s, now)
+        replica = self.core.submitted(reader, call.request, avoid, call.priority, call.rest_s, now)
         if replica is not None:
             reader.sends = (replica,)
         if self.core.unsettled():
@@ -130,7 +128,7 @@ class Calls:
         """The first piece of a try is there."""
         reader.writing = True
         now = self._now()
-        self.core.began(reader.flight, reader.replica, now)
+        self.core.began(reader, reader.replica, now)
         if self.core.unsettled():
             self._settle(now)
 
@@ -145,7 +143,7 @@ class Calls:
         """A stream broke: was only the goodbye lost? Else the core hears of it."""
         if not reader.writing:
             failure = self.engine_error(error, reader.replica)
-            self.tell(Broke(reader.number, reader.replica, failure))
+            self.tell(Broke(reader.call, reader.replica, failure))
             return False
         if as_delta(reader.given[-1]).finish_reason is not None:
             return True
@@ -159,9 +157,9 @@ class Calls:
 
     def leave(self, reader: PoolReader) -> None:
         """The generator is over: by its end, by its reader, or by an error."""
-        del self.readers[reader.number]
+        del self.readers[reader.call]
         if reader.writing:
-            reader.call.answered_by = self.core.replicas[reader.replica].name
+            reader.wanted.answered_by = self.core.replicas[reader.replica].name
             part = reader.given[reader.start :] if reader.start else reader.given
             last = part[-1] if part else None
             # Many readers go when they see the finish reason, before the stream itself ends.
@@ -169,15 +167,15 @@ class Calls:
                 now, usage = self._now(), last.usage
                 chars = chars_of(part)
                 if usage is None or not usage.total_tokens:
-                    reader.call.untold = self._untold(reader, part, chars, usage)
-                self.core.ended(reader.flight, reader.replica, chars, usage, now)
+                    reader.wanted.untold = self._untold(reader, part, chars, usage)
+                self.core.ended(reader, reader.replica, chars, usage, now)
                 if self.core.unsettled():
                     self._settle(now)
                 return
-            reader.call.untold = self._untold(reader, part, chars_of(part), None)
+            reader.wanted.untold = self._untold(reader, part, chars_of(part), None)
         elif reader.before is not None:
-            reader.call.untold = reader.before
-        self.tell(Left(reader.number))
+            reader.wanted.untold = reader.before
+        self.tell(Left(reader.call))
 
     def _named(self, name: str) -> ReplicaId | None:
         for at, replica in enumerate(self.replicas):
@@ -209,17 +207,16 @@ class Calls:
         prompt = None
         if self.resume and error.retryable and can_resume(given):
             reader.asked = rest_of(
-                reader.call,
+                reader.wanted,
                 "".join(given),
                 reader.before.completion_tokens,
                 continue_final_message=self.continue_final_message,
                 ids=error.token_ids,
             )
             prompt = read(reader.asked, hashed=core.uses_prefix)
-            reader.size = prompt.size
         if not is_full(reader.asked):
             rest_tokens = reader.asked.max_tokens
-            self.tell(Broke(reader.number, reader.replica, error, prompt, rest_tokens))
+            self.tell(Broke(reader.call, reader.replica, error, prompt, rest_tokens))
 
     def _cost(
         self, reader: PoolReader, given: list[str], chars: int, ids: TokenIds | None = None

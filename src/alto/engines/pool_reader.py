@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..core.calls import Call, Delta, Usage
 from ..core.flights import Flight
+from ..core.prefix import Prompt
 from ..core.scheduling import CallId, ReplicaId
 from ..errors import AltoError, EngineError
 from .keeper import Keeper
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 _NONE_YET: Final = ReplicaId(0)
 
 
-class PoolReader:
-    """One call, seen from the pool, and the text it has given on.
+class PoolReader(Flight):
+    """One call of a pool: what the core knows of it, by which the core is told of it, and the text
+    that it has given on.
 
     Where it is read by the replica that it was sent to at once, it is what there is to wait for (as
     `Asked`, see `Pool.ask`).
@@ -34,20 +36,18 @@ class PoolReader:
     __slots__ = (
         "asked",
         "before",
-        "call",
         "calls",
         "error",
         "finished",
-        "flight",
         "given",
         "keeper",
         "replica",
         "sends",
-        "size",
         "start",
         "take",
         "waiter",
         "waits",
+        "wanted",
         "writing",
     )
     keeper: Keeper
@@ -56,17 +56,14 @@ class PoolReader:
     waits: Awaitable[None]
 
     def __init__(
-        self, calls: Calls, flight: Flight, call: Call, size: int, given: list[str]
+        self, calls: Calls, number: CallId, prompt: Prompt, call: Call, given: list[str]
     ) -> None:
+        super().__init__(number, prompt, call.stage, call.deadline, call.max_tokens, call.leads)
         self.calls = calls
-        self.flight = flight
-        """It, as the core knows it."""
-        self.call = call
+        self.wanted = call
         """As the reader asked."""
         self.asked = call if call.boundaries is None else _from_the_first_token(call)
         """As the next replica is asked: for the rest, once there is text."""
-        self.size = size
-        """Bytes of the prompt of that."""
         self.given = given
         """All that was given on, see `Keeper.given`."""
         self.start = 0
@@ -85,12 +82,7 @@ class PoolReader:
         """Why there will be no (more) answer."""
         self.waiter: asyncio.Future[None] | None = None
 
-    @property
-    def number(self) -> CallId:
-        """Its number."""
-        return self.flight.call
-
-    def __call__(self) -> None:
+    def began(self) -> None:
         """The first piece of a try is there (as `Keeper.first`)."""
         self.calls.begin(self)
 

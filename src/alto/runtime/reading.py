@@ -129,7 +129,7 @@ class Reading(Keeper):
         if not self.given:
             first, self.first = self.first, None
             if first is not None:
-                first()
+                first.began()
             self._make_cutter()
             if self.fans_out:
                 self._look_out()
