@@ -58,13 +58,16 @@ MODULES = (
     "engines/keeper.py",
     "engines/pool_calls.py",
     "engines/pool_reader.py",
+    "runtime/barrier.py",
+    "runtime/driver.py",
     "runtime/reading.py",
 )
 """What is compiled, below src/alto: what decides and reads text, what is asked for the size of each
-item, and what is done for a piece of text or a call without waiting. What waits is left alone.
-Compiled coroutines gain little, an exception that is thrown into one loses its traceback, and async
-generators cannot be compiled at all. A class that is derived from another has no `__call__`: mypyc
-keeps a field for that before those of the base, which code for the base then takes for others."""
+item, and what is done for a request, a piece of text or a call without waiting. What waits is left
+alone. Compiled coroutines gain little, an exception that is thrown into one loses its traceback,
+and async generators cannot be compiled at all. A class that is derived from another adds no
+`__call__`: mypyc keeps a field for that before those of the base, which code for the base then
+takes for others."""
 
 OPTIMISATION = "3"
 """Of the C compiler, `-O`."""

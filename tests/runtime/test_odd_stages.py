@@ -13,7 +13,7 @@ from leaks import nothing_held, on_real_loop, on_virtual_time, watched
 
 import alto
 from alto import Stream, pipeline, stage
-from alto.runtime.driver import CLEANUP_S
+from alto.runtime.waits import CLEANUP_S
 
 user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
 

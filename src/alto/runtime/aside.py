@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping, MutableSequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -40,23 +40,23 @@ class Aside:
     )
 
     def __init__(self) -> None:
-        self.waits: dict[Places, int] = {}
+        self.waits: MutableMapping[Places, int] = {}
         """Where attempts wait for a place, and how many."""
         self.granted: deque[tuple[Invocation, Place]] = deque()
         """Places that have been given to attempts which had waited for them."""
-        self.placed: dict[Invocation, Place] = {}
+        self.placed: MutableMapping[Invocation, Place] = {}
         """Those of attempts between admission and start."""
-        self.lent: dict[Invocation, Place] = {}
+        self.lent: MutableMapping[Invocation, Place] = {}
         """Those that attempts at rest have lent to others."""
-        self.gates: dict[Invocation, asyncio.Future[None]] = {}
+        self.gates: MutableMapping[Invocation, asyncio.Future[None]] = {}
         """What paused producers wait for."""
-        self.on_stop: dict[Invocation, list[Callable[[], object]]] = {}
+        self.on_stop: MutableMapping[Invocation, list[Callable[[], object]]] = {}
         """What attempts have started for themselves, and how it is ended with them."""
-        self.calling: list[Invocation] = []
+        self.calling: MutableSequence[Invocation] = []
         """By whose own calls an engine writes."""
-        self.reasoning: dict[tuple[str, Path], list[str]] = {}
+        self.reasoning: MutableMapping[tuple[str, Path], list[str]] = {}
         """What models have thought, by stage and path."""
-        self.reported: list[tuple[Invocation, Event]] = []
+        self.reported: MutableSequence[tuple[Invocation, Event]] = []
         """Progress, as threads have told of it so far."""
 
     def clear(self, run: Run) -> None:

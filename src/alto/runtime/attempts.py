@@ -19,7 +19,7 @@ from ..annotations import Stream
 from ..core import pressure
 from ..core.execution import Invocation, State
 from ..errors import StageError
-from . import lm, prompts, threads
+from . import lm, prompts, threads, waits
 from .places import Place
 from .readers import LiveStream
 from .reading import Reading
@@ -211,7 +211,7 @@ async def _give_all(run: Run, invocation: Invocation, items: AsyncIterator[Any])
         go_on = execution.give(invocation, value)
         if execution.actions or execution.ready:
             run.pump()
-        if not go_on and not await run.gate(invocation):
+        if not go_on and not await waits.gate(run, invocation):
             return
         count += 1
         if count % YIELD_EVERY == 0:

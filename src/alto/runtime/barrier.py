@@ -7,11 +7,15 @@ Inside a stage everything runs in parallel as ever.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.attempt import ACTIVE, Invocation, State
 from ..core.graph import Use
 from .driver import Run
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
+    from .embedded import Runtime
 
 NO_LIMIT = 1 << 60
 
@@ -19,10 +23,29 @@ NO_LIMIT = 1 << 60
 class BarrierRun(Run):
     """A `Run` with a barrier after every stage."""
 
-    barrier = True
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        runtime: Runtime,
+        pipeline: Pipeline[Any, Any],
+        request_id: str,
+        *,
+        deadline: float | None,
+        stream: bool,
+        keep: bool,
+        committed: bool = False,
+        bounded: bool = False,
+    ) -> None:
+        super().__init__(
+            runtime,
+            pipeline,
+            request_id,
+            deadline=deadline,
+            stream=stream,
+            keep=keep,
+            committed=committed,
+            bounded=bounded,
+        )
+        self.barrier = True
         # a whole stage's output waits at a barrier: nothing may be paused for being ahead
         limits = self.execution.limits
         self.execution.bound(replace(limits, scope_items=NO_LIMIT, scope_bytes=NO_LIMIT))

@@ -1,16 +1,16 @@
 """The loop around one request: take what the core asks for, do it, tell the core what came of it.
 
-A *runner* is a task that works off ready invocations one after another; what a completion makes
-ready runs next in the same task, so a chain of quick stages costs no tasks. Further runners start
-only while something is ready and the ones before them are waiting, at most `IN_FLIGHT_MAX`.
+Nothing in here waits. What does is in `runners`, the tasks that work off ready invocations, and in
+`waits`. Further runners start only while something is ready and the ones before them are waiting,
+at most `IN_FLIGHT_MAX`.
 
 Always true:
     R1  the core is entered from the loop's thread only, with `now` set
     R2  what an attempt says after it was stopped reaches nobody
     R3  a place taken in a unit is given back exactly once, when the code that used it has ended,
         even if that is a thread that outlives its attempt
-    R4  after `closed()` no task of the request is left, but for code that has been cancelled and
-        has not come to its end within `CLEANUP_S`
+    R4  after `waits.closed` no task of the request is left, but for code that has been cancelled
+        and has not come to its end within `CLEANUP_S`
     R5  an invocation sees the context variables of the caller of the request, and none that
         another invocation has set
 """
@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..core.admission import Ticket
 from ..core.budget import Budget
@@ -34,16 +34,14 @@ from ..core.feed import Feed
 from ..core.path import show
 from ..errors import DeadlineExceeded, StageError
 from ..values import same, size_of
-from . import places
+from . import places, runners
 from .aside import NOTHING, Aside, making
-from .attempts import run_one
 from .batches import BatchCall
 from .current import changed, running
 from .events import Event
 from .places import Place
 from .prompts import KeptStream
 from .readers import LiveStream, wake
-from .reading import Reading
 from .threads import Stopped, tell
 
 if TYPE_CHECKING:
@@ -51,31 +49,46 @@ if TYPE_CHECKING:
     from .embedded import Runtime
     from .units import Unit
 
-IN_FLIGHT_MAX = 1024
+IN_FLIGHT_MAX: Final = 1024
 """How many invocations of one request run at once; the others are ready and wait. Those that wait
 for input, or for a slow reader, do not count: what they wait for may be among the others."""
 
-YIELD_EVERY = 64
-"""After this much work without waiting, a runner lets other tasks have the loop."""
-
-CLIENT_EVENTS_MAX = 1024
+CLIENT_EVENTS_MAX: Final = 1024
 """How many events wait for a slow client before producers are slowed down."""
-
-CLEANUP_S = 5.0
-"""How long the end of a request waits for its cancelled tasks to clean up."""
 
 
 class Run:
     """One request in this process."""
 
     __slots__ = (
-        "_awaited", "_burst", "_more", "_resting", "_spawning", "_timer", "aside",
-        "bounded", "budget", "context", "deadline", "ended", "error", "events", "execution", "id",
-        "loop", "pipeline", "priority", "queued", "runtime", "tasks", "thread", "ticket", "units",
+        "_burst",
+        "_resting",
+        "_spawning",
+        "_timer",
+        "aside",
+        "awaited",
+        "barrier",
+        "bounded",
+        "budget",
+        "context",
+        "deadline",
+        "ended",
+        "error",
+        "events",
+        "execution",
+        "id",
+        "loop",
+        "more",
+        "pipeline",
+        "priority",
+        "queued",
+        "runtime",
+        "tasks",
+        "thread",
+        "ticket",
+        "units",
         "usage",
-    )  # fmt: skip
-
-    barrier = False
+    )
 
     def __init__(
         self,
@@ -117,10 +130,11 @@ class Run:
         self.tasks: dict[asyncio.Task[None], None] = {}  # smaller than a set of as many
         self.events: list[Event] | None = None
         self.bounded = bounded
+        self.barrier = False
         self.ended = False
         self.error: BaseException | None = None
-        self._awaited: tuple[asyncio.Future[None], ...] = ()  # by those who wait for its end
-        self._more: asyncio.Future[None] | None = None
+        self.awaited: tuple[asyncio.Future[None], ...] = ()  # by those who wait for its end
+        self.more: asyncio.Future[None] | None = None
         self._spawning = False
         self._burst = 1
         self._timer: asyncio.TimerHandle | None = None
@@ -139,37 +153,6 @@ class Run:
             self.execution.now = self.loop.time()
             self.execution.cancel(error)
             self.pump()
-
-    async def closed(self) -> None:
-        """Until no task of the request is left (at most `CLEANUP_S` after its end)."""
-        if not self.ended:
-            ended = self.loop.create_future()
-            self._awaited += (ended,)
-            await ended
-        current = asyncio.current_task()
-        tasks = {task for task in self.tasks if task is not current}
-        if tasks:
-            await asyncio.wait(tasks, timeout=CLEANUP_S)
-
-    async def next_events(self) -> list[Event]:
-        """The events that are there, waiting for one if need be; empty at the end."""
-        if self._more is not None:
-            raise RuntimeError(
-                f"request {self.id}: its events have a reader already, and each is given once. "
-                "Let one task read them and hand them on."
-            )
-        while not self.events and not self.ended:
-            self._more = self.loop.create_future()
-            try:
-                await self._more
-            finally:
-                self._more = None
-        events, self.events = self.events or [], None
-        if self.bounded and not self.execution.client_room:
-            self.execution.now = self.loop.time()
-            self.execution.set_client_room(True)
-            self.pump()
-        return events
 
     # ---------------------------------------------------------------- the core's actions
 
@@ -227,7 +210,7 @@ class Run:
         )
         for _ in range(min(self._burst, wanted)):
             # not the context of whoever pumped last: what a stage sets there is its own
-            task = self.loop.create_task(self._runner(), context=self.context.copy())
+            task = self.loop.create_task(runners.work(self), context=self.context.copy())
             self.tasks[task] = None
             task.add_done_callback(self._runner_ended, context=self.context)
         if self._burst < wanted:
@@ -245,8 +228,10 @@ class Run:
         if not self.tasks and self.execution.finished:
             self.runtime.forget(self)
 
-    def _runner_over(self, task: asyncio.Task[Any]) -> None:
+    def runner_over(self, task: asyncio.Task[Any]) -> None:
         """The same for one with nothing left to do, while others have: the loop need not tell."""
+        if self.queued or self.aside.waits:
+            self.rested()
         if not self.execution.finished:
             task.remove_done_callback(self._runner_ended)
             self.tasks.pop(task, None)
@@ -271,8 +256,8 @@ class Run:
         if self.events is None:
             self.events = []
         self.events.append(event)
-        if self._more is not None and not self._more.done():
-            self._more.set_result(None)
+        if self.more is not None and not self.more.done():
+            self.more.set_result(None)
         if self.bounded and len(self.events) >= CLIENT_EVENTS_MAX:
             self.execution.client_room = False
 
@@ -320,18 +305,6 @@ class Run:
             if gate is not None and not gate.done():
                 gate.set_result(None)
 
-    async def gate(self, invocation: Invocation) -> bool:
-        """Wait until a paused producer may go on; False if its attempt is over."""
-        if invocation.state is State.RUNNING and invocation.paused:
-            gate = self.set_aside().gates[invocation] = self.loop.create_future()
-            if self.aside.waits or self.queued:
-                self.rested()
-            await gate
-            if self.aside.lent:
-                await self.reclaim(invocation)
-        self.execution.now = self.loop.time()
-        return invocation.state is State.RUNNING
-
     def _finish(self, error: BaseException | None) -> None:
         """The request is over. Whoever waits for it hears of it, whatever goes wrong here."""
         self.error = error
@@ -348,11 +321,11 @@ class Run:
     def _end(self) -> None:
         """Tell everybody who waits for the end."""
         self.ended = True
-        for awaited in self._awaited:
+        for awaited in self.awaited:
             if not awaited.done():
                 awaited.set_result(None)
-        if self._more is not None and not self._more.done():
-            self._more.set_result(None)
+        if self.more is not None and not self.more.done():
+            self.more.set_result(None)
 
     def safely(self, step: Callable[..., object], *args: Any) -> None:
         """Do something on the request's behalf that no task waits for: if the runtime itself
@@ -420,85 +393,13 @@ class Run:
         self.rested()
         return False
 
-    async def reclaim(self, invocation: Invocation) -> None:
-        """Wait until an attempt has the place again that it may have lent."""
-        back = asyncio.Event()
-        if invocation.state is State.RUNNING and not self.take_back(invocation, back.set):
-            await back.wait()
-
     # ---------------------------------------------------------------- runners
 
-    async def _runner(self) -> None:
-        execution, units = self.execution, self.units
-        ready = execution.ready
-        task = asyncio.current_task()
-        assert task is not None
-        count = 0
-        while ready or self.aside.granted:
-            invocation = self._next()
-            if ready or self.aside.granted:
-                self.schedule()  # this task has its hands full as soon as it waits
-            if invocation is None:
-                continue
-            unit = units[invocation.use.index]
-            assert unit is not None
-            while True:  # a chain: what this completion makes ready runs next in this task
-                invocation.task = task
-                running.set((self, invocation))
-                context = copy_context()
-                if invocation.due is not None:
-                    self.arm()
-                before = len(ready)
-                try:
-                    if unit.plain:
-                        value = await unit.stage.function(
-                            **execution.arguments(invocation, self.stream_of)
-                        )
-                        execution.now = self.loop.time()
-                        execution.done(invocation, value)
-                    else:
-                        place = self.aside.placed.pop(invocation, None) if unit.gated else None
-                        step = run_one(self, unit, invocation, place)
-                        if isinstance(step, Reading):  # to wait for with no frame in between
-                            try:
-                                await step.waits
-                            except BaseException as error:
-                                step = step.after(error)
-                            else:
-                                step = step.after(None)
-                        if step is not None:
-                            await step
-                except BaseException as error:
-                    if not self._absorb(invocation, task, error):
-                        raise
-                if invocation.feeds or self.aside.on_stop or invocation.task is None:
-                    self._left(invocation, task)
-                invocation.task = None  # whose context knows the invocation: a circle
-                if execution.actions or self.barrier:
-                    self.pump()
-                if (ready or self.aside.granted) and changed(context):
-                    return  # the next invocation starts from the request's own context
-                if len(ready) == before + 1:  # of several the first comes first, from the queue
-                    following = ready[-1]
-                    next_unit = units[following.use.index]
-                    assert next_unit is not None
-                    if next_unit.plain and count % YIELD_EVERY and not self.barrier:
-                        ready.pop()
-                        if execution.started(following):
-                            invocation, unit = following, next_unit
-                            count += 1
-                            continue
-                break
-            if execution._timers:
-                self.arm()
-            count += 1
-            if count % YIELD_EVERY == 0 and (ready or self.aside.granted):
-                await asyncio.sleep(0)
-        if self.queued or self.aside.waits:
-            self.rested()
-        self._runner_over(task)
+    def has_work(self) -> bool:
+        """Whether a runner has something to do."""
+        return bool(self.execution.ready) or bool(self.aside.granted)
 
-    def _next(self) -> Invocation | None:
+    def take(self) -> Invocation | None:
         """Start what has been granted a place, or else what is ready; None if it has to wait."""
         place: Place | None = None
         if self.aside.granted:
@@ -509,12 +410,57 @@ class Run:
         assert unit is not None
         self.execution.now = self.loop.time()
         if self.barrier and place is None and self.holds(invocation):
-            return None
-        if unit.direct:
+            started = False
+        elif unit.direct:
             started = self.execution.started(invocation)
         else:
             started = self._admit(unit, invocation, place)
+        if self.execution.ready or self.aside.granted:
+            self.schedule()  # the runner has its hands full as soon as it waits
         return invocation if started else None
+
+    def enter(self, invocation: Invocation, task: asyncio.Task[Any]) -> Context:
+        """A runner is about to call an attempt's code; gives the context that it begins with."""
+        invocation.task = task
+        running.set((self, invocation))
+        if invocation.due is not None:
+            self.arm()
+        return copy_context()
+
+    def arguments(self, invocation: Invocation) -> dict[str, Any]:
+        """What a plain stage is called with."""
+        return self.execution.arguments(invocation, self.stream_of)
+
+    def done(self, invocation: Invocation, value: Any) -> None:
+        """A plain stage has returned."""
+        self.execution.now = self.loop.time()
+        self.execution.done(invocation, value)
+
+    def leave(self, invocation: Invocation, task: asyncio.Task[Any]) -> None:
+        """An attempt's code has ended, with whatever came of it told."""
+        if invocation.feeds or self.aside.on_stop or invocation.task is None:
+            self._left(invocation, task)
+        invocation.task = None  # whose context knows the invocation: a circle
+        if self.execution.actions or self.barrier:
+            self.pump()
+
+    def is_left_changed(self, context: Context) -> bool:
+        """Whether something else is there to run, and an attempt that began with this context has
+        left it other than it was."""
+        return (bool(self.execution.ready) or bool(self.aside.granted)) and changed(context)
+
+    def following(self, before: int) -> Invocation | None:
+        """What comes next in a chain, started: the one plain stage that has become ready since so
+        many were. Of several the first comes first, from the queue."""
+        ready = self.execution.ready
+        if len(ready) != before + 1 or self.barrier:
+            return None
+        following = ready[-1]
+        unit = self.units[following.use.index]
+        if unit is None or not unit.plain:
+            return None
+        ready.pop()
+        return following if self.execution.started(following) else None
 
     def _left(self, invocation: Invocation, task: asyncio.Task[Any]) -> None:
         """An attempt's code has ended: what it has left behind ends too."""
@@ -524,9 +470,7 @@ class Run:
             while task.cancelling():
                 task.uncancel()
 
-    def _absorb(
-        self, invocation: Invocation, task: asyncio.Task[Any], error: BaseException
-    ) -> bool:
+    def absorb(self, invocation: Invocation, task: asyncio.Task[Any], error: BaseException) -> bool:
         """What an attempt raised goes to the core; False: it is not the attempt's, raise it on.
 
         Also `sys.exit()` in a stage is a failure of that stage. Ctrl-C, and what is no `Exception`

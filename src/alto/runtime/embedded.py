@@ -34,10 +34,10 @@ from ..pipeline import Pipeline
 from ..stages import LM, Stage
 from ..structs import Reader, reader_for
 from ..templates import prefix_of
-from . import shedding
+from . import shedding, waits
 from .barrier import BarrierRun
 from .boundaries import Boundaries
-from .driver import CLEANUP_S, Run
+from .driver import Run
 from .events import Event
 from .threads import Threads, start_thread, tell
 from .units import Unit
@@ -72,16 +72,16 @@ class Request:
 
         Cancelling the wait does not cancel the request; `cancel()` does.
         """
-        await self._run.closed()
+        await waits.closed(self._run)
         return result_of(self._run)
 
     async def events(self) -> AsyncIterator[Event]:
         """Every output item as soon as it exists, then the end. Raises what the request failed
         with. For one reader."""
-        while events := await self._run.next_events():
+        while events := await waits.next_events(self._run):
             for event in events:
                 yield event
-        await self._run.closed()
+        await waits.closed(self._run)
         if self._run.error is not None:
             raise self._run.error
 
@@ -175,7 +175,7 @@ class Runtime:
         for task in self._background:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=CLEANUP_S)
+            await asyncio.wait(tasks, timeout=waits.CLEANUP_S)
         errors: list[Exception] = []
         for unit in self.units.values():
             try:
@@ -228,10 +228,10 @@ class Runtime:
         """
         run = self._begin(pipeline, args, kwargs, timeout, token_budget, priority, stream=False)
         try:
-            await run.closed()
+            await waits.closed(run)
         except asyncio.CancelledError as error:
             run.cancel(error)
-            await run.closed()
+            await waits.closed(run)
             raise
         return result_of(run)
 
@@ -268,16 +268,16 @@ class Runtime:
             bounded=True,
         )
         try:
-            while events := await run.next_events():
+            while events := await waits.next_events(run):
                 for event in events:
                     yield event
-            await run.closed()
+            await waits.closed(run)
             if run.error is not None:
                 raise run.error
         finally:
             if not run.ended:
                 run.cancel(asyncio.CancelledError("the reader of the stream has gone"))
-                await run.closed()
+                await waits.closed(run)
 
     def start(
         self,

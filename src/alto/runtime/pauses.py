@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EngineError
+from . import waits
 
 if TYPE_CHECKING:
     from .reading import Reading
@@ -42,7 +43,7 @@ async def put_on(reading: Reading, items: list[Any], *, more: bool) -> None:
 async def give_on(reading: Reading, items: list[Any]) -> bool:
     """Wait until the core takes more, and give it the rest; False when the attempt is over."""
     run, invocation = reading.run, reading.invocation
-    while await run.gate(invocation):
+    while await waits.gate(run, invocation):
         if not items:
             return True
         go_on = run.execution.give(invocation, items.pop(0))

@@ -22,6 +22,7 @@ from ..annotations import AsCompleted
 from ..core import pressure
 from ..core.execution import Invocation, State
 from ..core.feed import END, WAIT, Feed
+from . import waits
 from .threads import Stopped, answer_of, tell
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class LiveStream(AsCompleted[Any]):
         finally:
             self._waiter = None
         if run.aside.lent:
-            await run.reclaim(self._invocation)
+            await waits.reclaim(run, self._invocation)
         run.execution.now = run.loop.time()
 
     # ---------------------------------------------------------------- in a thread
