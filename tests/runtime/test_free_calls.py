@@ -219,7 +219,7 @@ def test_a_stage_that_calls_again_and_again_holds_none_of_the_calls_that_are_ove
             list(EngineHandle("chat").stream(x))
         here = running.get()
         assert here is not None
-        held.extend(map(len, here[0].aside.on_stop.values()))
+        held.extend(map(len, here.run.aside.on_stop.values()))
         return 0
 
     async def main() -> None:

@@ -38,7 +38,8 @@ WORKING: Final = frozenset({State.READY, State.RUNNING})
 
 
 class Invocation:
-    """One attempt of a stage at a node. `task` belongs to the driver."""
+    """One attempt of a stage at a node. `task` belongs to the driver, and so does `run`, which is
+    there once the attempt runs."""
 
     __slots__ = (
         "attempt",
@@ -51,6 +52,7 @@ class Invocation:
         "node",
         "paused",
         "rerun",
+        "run",
         "scope",
         "stalled",
         "state",
@@ -75,6 +77,7 @@ class Invocation:
         self.due: float | None = None
         self.stalled: float | None = None
         self.task: Any = None
+        self.run: Any
         self.next: Invocation | None = None  # of this node
 
     @property

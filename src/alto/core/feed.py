@@ -347,12 +347,12 @@ class Feed:
     def fill(self) -> Any:
         """Take all that is there into `values`; answers WAIT, END or a `Failed`."""
         cursor, slot, size = self.cursor, self.slot, self.execution.size
-        if self.values is None:
-            self.values = []
         values = self.values
         taken = 0
         while isinstance(found := cursor.advance(), Node):
             value = found.vals[slot]
+            if values is None:
+                values = self.values = []
             values.append(value)
             taken += size(value)
             if self.hold:

@@ -111,7 +111,9 @@ class BatchCall:
         started = [entry for entry in entries if self._started(*entry)]
         if not started:
             return
-        running.set(started[0])
+        run, first = started[0]
+        first.run = run
+        running.set(first)
         self.wanted = {invocation for _, invocation in started}
         self.calling = True
         try:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..core.execution import Invocation
     from .driver import Run
 
-running: ContextVar[tuple[Run, Invocation] | None] = ContextVar("alto_running", default=None)
+running: ContextVar[Invocation | None] = ContextVar("alto_running", default=None)
 
 
 class Current:
@@ -75,7 +75,7 @@ def current() -> Current:
             "alto.current() was called outside a stage. It works in the functions that a pipeline "
             "runs, and in tasks and threads that they start with their context."
         )
-    return Current(*here)
+    return Current(here.run, here)
 
 
 def changed(before: Context) -> bool:

@@ -62,6 +62,7 @@ class Run:
 
     __slots__ = (
         "_burst",
+        "_on_ended",
         "_resting",
         "_spawning",
         "_timer",
@@ -126,6 +127,8 @@ class Run:
         self.units: list[Unit | None] = runtime.units_of(pipeline.graph)
         self.context: Context = copy_context()  # what each invocation begins with
         self.aside = NOTHING
+        # Kept, since many tasks have it at a time; until the end, since it knows the request.
+        self._on_ended: Callable[[asyncio.Task[None]], None] | None = self._runner_ended
         self.queued = 0  # calls that wait in a pool for a replica with room
         self.tasks: dict[asyncio.Task[None], None] = {}  # smaller than a set of as many
         self.events: list[Event] | None = None
@@ -212,7 +215,7 @@ class Run:
             # not the context of whoever pumped last: what a stage sets there is its own
             task = self.loop.create_task(runners.work(self), context=self.context.copy())
             self.tasks[task] = None
-            task.add_done_callback(self._runner_ended, context=self.context)
+            task.add_done_callback(self._on_ended or self._runner_ended, context=self.context)
         if self._burst < wanted:
             self._burst *= 2
             self.loop.call_soon(self.safely, self._spawn, context=self.context)
@@ -321,6 +324,7 @@ class Run:
     def _end(self) -> None:
         """Tell everybody who waits for the end."""
         self.ended = True
+        self._on_ended = None
         for awaited in self.awaited:
             if not awaited.done():
                 awaited.set_result(None)
@@ -422,7 +426,8 @@ class Run:
     def enter(self, invocation: Invocation, task: asyncio.Task[Any]) -> Context:
         """A runner is about to call an attempt's code; gives the context that it begins with."""
         invocation.task = task
-        running.set((self, invocation))
+        invocation.run = self
+        running.set(invocation)
         if invocation.due is not None:
             self.arm()
         return copy_context()

@@ -119,7 +119,7 @@ class EngineHandle:
                 f"alto.engine({self.name!r}).{verb}() was called outside a stage. To call an "
                 f"engine without a pipeline use Runtime.engine(name).{instead}."
             )
-        return here
+        return here.run, here
 
     def __repr__(self) -> str:
         return f"<engine {self.name}>"

@@ -216,9 +216,10 @@ class Reading(Keeper):
             self._reason(reasoning)
         self.pieces.append(text)
 
-    def give(self, items: list[Any]) -> bool:
+    def give(self, items: list[Any], over: bool = False) -> bool:
         """Hand on items as far as the core takes them; those that it has not taken stay in the
-        list. False: wait, then go on."""
+        list. False: wait, then go on. If the text is `over`, and that is not so, the runner of
+        this attempt is about to see by itself to what they make ready."""
         run, invocation = self.run, self.invocation
         execution = run.execution
         if self.recut is not None:
@@ -226,7 +227,7 @@ class Reading(Keeper):
         execution.now = run.loop.time()
         for taken, item in enumerate(items, 1):
             go_on = execution.give(invocation, item)
-            if execution.actions or execution.ready:
+            if execution.actions or (execution.ready and not (over and go_on)):
                 run.pump()
             if not go_on:
                 del items[:taken]
@@ -236,7 +237,7 @@ class Reading(Keeper):
     def put(self, items: list[Any]) -> bool:
         """Hand on what is complete at the end of the text. False: as `give`."""
         if self.fans_out:
-            return self.give(items)
+            return self.give(items, over=True)
         self.value = items[0]
         return True
 
@@ -326,10 +327,11 @@ class Reading(Keeper):
         call = self.call
         call.messages, call.avoid = self.again(), call.answered_by
         self.ask()
+        self.run.pump()  # there is more to wait for: what the items made ready must not
         return ended(self)
 
     def _finish(self) -> None:
-        """The text has been read: tell the core."""
+        """The text has been read: tell the core. What follows the attempt's runner sees to."""
         run, invocation = self.run, self.invocation
         run.execution.now = run.loop.time()
         if not self.fans_out:
@@ -340,7 +342,6 @@ class Reading(Keeper):
                 for item in self.recut.finish():
                     run.execution.give(invocation, item)
             run.execution.close(invocation)
-        run.pump()
 
 
 _SEARCHES: dict[str, Callable[[str], re.Match[str] | None]] = {}
