@@ -58,6 +58,7 @@ MODULES = (
     "engines/keeper.py",
     "engines/pool_calls.py",
     "engines/pool_reader.py",
+    "runtime/aside.py",
     "runtime/barrier.py",
     "runtime/driver.py",
     "runtime/reading.py",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextvars import Context, ContextVar, copy_context
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from ..core.path import Path
@@ -76,11 +76,3 @@ def current() -> Current:
             "runs, and in tasks and threads that they start with their context."
         )
     return Current(here.run, here)
-
-
-def changed(before: Context) -> bool:
-    """Whether a stage has left a context variable other than it was."""
-    try:
-        return before != copy_context()
-    except Exception:  # a value that cannot be compared, such as an array
-        return True

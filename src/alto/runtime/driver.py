@@ -37,7 +37,7 @@ from ..values import same, size_of
 from . import places, runners
 from .aside import NOTHING, Aside, making
 from .batches import BatchCall
-from .current import changed, running
+from .current import running
 from .events import Event
 from .places import Place
 from .prompts import KeptStream
@@ -452,7 +452,12 @@ class Run:
     def is_left_changed(self, context: Context) -> bool:
         """Whether something else is there to run, and an attempt that began with this context has
         left it other than it was."""
-        return (bool(self.execution.ready) or bool(self.aside.granted)) and changed(context)
+        if not self.execution.ready and not self.aside.granted:
+            return False
+        try:
+            return bool(context != copy_context())
+        except Exception:  # a value that cannot be compared, such as an array
+            return True
 
     def following(self, before: int) -> Invocation | None:
         """What comes next in a chain, started: the one plain stage that has become ready since so
