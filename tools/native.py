@@ -60,6 +60,7 @@ MODULES = (
     "engines/pool_reader.py",
     "runtime/aside.py",
     "runtime/barrier.py",
+    "runtime/calls.py",
     "runtime/driver.py",
     "runtime/reading.py",
 )

@@ -19,7 +19,7 @@ from ..annotations import Stream
 from ..core import pressure
 from ..core.execution import Invocation, State
 from ..errors import StageError
-from . import lm, prompts, threads, waits
+from . import calls, lm, prompts, threads, waits
 from .places import Place
 from .readers import LiveStream
 from .reading import Reading
@@ -43,7 +43,7 @@ def run_one(
     given = unit.stage.function(**arguments)
     if not isinstance(given, str) and inspect.isawaitable(given):
         return _when_written(run, unit, invocation, arguments, given)
-    return lm.begin(run, unit, invocation, arguments, prompts.returned(unit.name, given))
+    return calls.begin(run, unit, invocation, arguments, prompts.returned(unit.name, given))
 
 
 async def _when_written(
