@@ -22,6 +22,10 @@ CPU_ABOVE_MAX_MS = 1.5
 P99_RATIO_MAX = 1.05
 MEMORY_ABOVE_MAX_MB = 20.0
 
+REPEATS, REPEATS_QUICK = 7, 3
+"""Of each contender. A repeat is some seconds long, and what else a shared machine does then moves
+one difference by a third or more: it takes a few for a median that means something."""
+
 SLOW = frozenset({"llamaindex"})
 """Contenders that take half a minute of CPU for one run: measured once."""
 
@@ -90,7 +94,7 @@ def targets(measured: Columns, forms: Sequence[str] = (SUBJECT,)) -> list[Target
 def measure(quick: bool = False, only: Sequence[str] | None = None) -> Report:
     """Run the request benchmark. `quick` repeats less."""
     names = list(only or MODULES)
-    repeats = 1 if quick else 3
+    repeats = REPEATS_QUICK if quick else REPEATS
     found = interleaved(
         {name: ("requests", name, str(REQUESTS)) for name in names},
         {name: 1 if name in SLOW else repeats for name in names},
@@ -137,7 +141,7 @@ def measure(quick: bool = False, only: Sequence[str] | None = None) -> Report:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one repeat")
+    parser.add_argument("--quick", action="store_true", help=f"{REPEATS_QUICK} repeats")
     parser.add_argument("--only", help="contenders, by comma", type=lambda text: text.split(","))
     options = parser.parse_args()
     report = measure(quick=options.quick, only=options.only)
