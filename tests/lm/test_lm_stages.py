@@ -442,3 +442,33 @@ def test_an_engine_outside_a_stage_says_what_to_do() -> None:
 
     with pytest.raises(RuntimeError, match="called outside a stage"):
         run(main())
+
+
+@pytest.mark.parametrize("piece", [b"bytes", None, 7])
+def test_an_engine_that_gives_no_text_is_told_what_is_expected(piece: Any) -> None:
+    class Wrong(Scripted):
+        async def stream(self, call: alto.Call) -> AsyncGenerator[Delta, None]:
+            yield Delta("One. ")
+            yield piece
+
+    @lm(engine="chat")
+    def answer(question: str) -> Stream[Sentence]:
+        return question
+
+    @pipeline
+    def p(question: str):
+        return answer(question)
+
+    async def main() -> None:
+        engine = Wrong(lambda call: [])
+        async with alto.Runtime(alto.Config(engines={"chat": engine})) as runtime:
+            await runtime.call(p, "Why?")
+
+    with pytest.raises(
+        alto.StageError, match=r"stage answer .* failed in its only attempt"
+    ) as told:
+        run(main())
+    assert (
+        f"engine 'chat' gave {piece!r} as a piece of text, expected an alto.Delta or a str. This is "
+        "a fault of the engine's class, not of the call."
+    ) in str(told.value)

@@ -46,7 +46,7 @@ async def _read_one_of(
 
 def _asks_engine(run: Run, unit: Unit, name: str) -> Ask:
     engine = run.runtime.engine(name, unit.name)
-    return getattr(engine, "ask", None) or _plainly(engine)
+    return getattr(engine, "ask", None) or _plainly(engine, name)
 
 
 def _within_budget(run: Run, invocation: Invocation, ask: Ask) -> Ask:
@@ -57,15 +57,26 @@ def _whole(read: Callable[[Call, Take, Keeper], Awaitable[None]]) -> Ask:
     return lambda template, take, keeper: Whole(read(template, take, keeper))
 
 
-def _plainly(engine: Engine) -> Ask:
+def _plainly(engine: Engine, name: str) -> Ask:
     """How an engine is asked that does not look at what a reader keeps."""
-    read: Read = getattr(engine, "read", None) or partial(_streamed, engine)
+    read: Read = getattr(engine, "read", None) or partial(_streamed, engine, name)
     return lambda template, take, keeper: Whole(read(template, take))
 
 
-async def _streamed(engine: Engine, template: Call, take: Take) -> None:
-    async with aclosing(engine.stream(template)) as deltas:
-        async for delta in deltas:
-            going = take(delta)
-            if going is not True and (going is False or not await going):
-                return
+async def _streamed(engine: Engine, name: str, template: Call, take: Take) -> None:
+    piece: object = ""
+    try:
+        async with aclosing(engine.stream(template)) as pieces:
+            async for piece in pieces:
+                going = take(piece)
+                if going is not True and (going is False or not await going):
+                    return
+    except TypeError as error:
+        if isinstance(piece, str):
+            raise
+        raise EngineError(
+            f"engine {name!r} gave {repr(piece)[:80]} as a piece of text, expected an alto.Delta "
+            "or a str. This is a fault of the engine's class, not of the call.",
+            engine=name,
+            retryable=False,
+        ) from error
