@@ -120,6 +120,19 @@ def test_a_pool_goes_by_the_clock_of_the_loop_that_it_is_asked_in() -> None:
         assert told == now
 
 
+def test_a_timer_of_a_loop_that_is_over_holds_up_nothing_in_the_next() -> None:
+    pool = Pool("chat", [FakeReplica("a"), FakeReplica("b")], hedge_s=1.0)
+
+    async def asked(first_s: float) -> int:
+        for replica in fakes(pool):
+            replica.first_s = first_s
+        await answer(pool, ask(max_tokens=1))
+        return pool.totals().hedged
+
+    assert run(asked(0.2)) == 0  # it ends with the timer set that would see to a hedge
+    assert run(asked(9.0)) == 1
+
+
 def test_it_is_an_engine_and_forwards_what_a_replica_writes() -> None:
     async def main() -> None:
         pool = Pool("chat", [FakeReplica("r0")])

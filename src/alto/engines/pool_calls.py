@@ -70,6 +70,8 @@ class Calls:
         self.closed = False
         self._numbers = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_loop: asyncio.AbstractEventLoop | None = None
+        """The one that has the timer: it may be over with the timer still set."""
         self._loop: asyncio.AbstractEventLoop | None = None
         """The one in which a call was submitted last,"""
         self._now: Callable[[], float]
@@ -276,12 +278,12 @@ class Calls:
             at = None
         timer = self._timer
         if timer is not None:
-            if at is not None and timer.when() <= at:
+            if at is not None and timer.when() <= at and self._timer_loop is loop:
                 return  # it fires early, finds nothing to do, and is set anew
             timer.cancel()
             self._timer = None
         if at is not None:
-            self._timer = loop.call_at(at, self._wake)
+            self._timer, self._timer_loop = loop.call_at(at, self._wake), loop
 
     def _wake(self) -> None:
         self._timer = None
