@@ -400,7 +400,7 @@ class ReplicaState:
         """The engine's own metrics."""
         known = self.sequences + round(self.peers.sequences)
         self.others = max(0, running + waiting - known)
-        self._sum_up()
+        self.beside = self._peers_and_others()
         if waiting and known > self.others and self.cache.slots is None:
             self._cut(now, known - 1, now)
 
@@ -424,15 +424,13 @@ class ReplicaState:
         """They have so much here; so much of the room is this pool's."""
         self._pass(now)
         self.peers, self.share = peers, share
-        self._sum_up()
+        self.beside = self._peers_and_others()
         self.easy = 0
 
-    def _sum_up(self) -> None:
+    def _peers_and_others(self) -> PeerLoad:
         peers, others = self.peers, self.others
         # Of the others nothing is known, so they count in full.
-        self.beside = PeerLoad(
-            peers.sequences + others, peers.weight + others, peers.prefill_tokens
-        )
+        return PeerLoad(peers.sequences + others, peers.weight + others, peers.prefill_tokens)
 
     def read_for_others(self, tokens: float) -> None:
         """So many prompt tokens of theirs were read here since they last told."""
@@ -530,6 +528,7 @@ class ReplicaState:
     def check(self, now: float) -> None:
         """Raise if the books do not agree."""
         assert self.sequences or not self.prefill_tokens, self.name
+        assert self.beside == self._peers_and_others(), self.name
         assert self.sequences >= self.easy or self._serves(self.sequences_limit, now), (
             self.name,
             self.easy,
