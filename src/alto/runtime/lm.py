@@ -1,9 +1,5 @@
-"""An LM stage: prompt, call, and items out of the text while it is written.
-
-Text that does not parse is asked for once more, of another replica if there is one; a stream goes
-on after its last complete item.
-When an engine of several fails, the next is used. A later attempt of a stream of deltas is cut
-where the earlier one was, as far as the characters agree, so equal text keeps its downstream work.
+"""An attempt of an LM stage, from its prompt, which may grow, to its last item, for whoever waits
+for all of it. (A runner waits for the `Reading` of the usual one itself.)
 """
 
 from __future__ import annotations

@@ -1,5 +1,9 @@
 """The text of one attempt of an LM stage, read into items: from its asking to its end.
 
+Text that does not parse is asked for once more, of another replica if there is one; a stream goes
+on after its last complete item. A later attempt of a stream of deltas is cut where the earlier one
+was, as far as the characters agree, so equal text keeps its downstream work (`recut`).
+
 Nothing in here waits. Where that must be, somebody is given what to wait for (`pauses`).
 """
 
@@ -11,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..core.calls import Call, Delta, Message
 from ..core.cut import DULL, Cutter
-from ..core.execution import Invocation
+from ..core.execution import Invocation, State
 from ..core.scope import PENDING
 from ..core.think import ThinkSplitter
 from ..engines.asked import Asked, ended
@@ -321,6 +325,8 @@ class Reading(Keeper):
         error = self.cutter.error
         if error is None:
             self._finish()
+            return None
+        if self.invocation.state is not State.RUNNING:  # and its engine has not minded the cancel
             return None
         if self.tries == PARSE_TRIES or self.truncated:
             raise error
