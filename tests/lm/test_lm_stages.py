@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -444,31 +445,96 @@ def test_an_engine_outside_a_stage_says_what_to_do() -> None:
         run(main())
 
 
-@pytest.mark.parametrize("piece", [b"bytes", None, 7])
-def test_an_engine_that_gives_no_text_is_told_what_is_expected(piece: Any) -> None:
-    class Wrong(Scripted):
-        async def stream(self, call: alto.Call) -> AsyncGenerator[Delta, None]:
-            yield Delta("One. ")
+class Gives(Scripted):
+    """Gives these pieces as they are."""
+
+    def __init__(self, *pieces: Any) -> None:
+        super().__init__(lambda call: [])
+        self.pieces = pieces
+
+    async def stream(self, call: alto.Call) -> AsyncGenerator[Delta, None]:
+        for piece in self.pieces:
             yield piece
 
-    @lm(engine="chat")
-    def answer(question: str) -> Stream[Sentence]:
-        return question
 
-    @pipeline
-    def p(question: str):
-        return answer(question)
+@lm(engine="chat")
+def streamed(question: str) -> Stream[Sentence]:
+    return question
 
-    async def main() -> None:
-        engine = Wrong(lambda call: [])
-        async with alto.Runtime(alto.Config(engines={"chat": engine})) as runtime:
-            await runtime.call(p, "Why?")
 
+@stage
+async def called(question: str) -> str:
+    return await alto.engine("chat").complete(question)
+
+
+@pipeline
+def by_an_lm_stage(question: str):
+    return streamed(question)
+
+
+@pipeline
+def by_a_call_of_a_stage(question: str):
+    return called(question)
+
+
+def given(target: Any, budget: int | None, *pieces: Any) -> Any:
+    """What comes of an engine that gives these pieces."""
+
+    async def main() -> Any:
+        config = alto.Config(engines={"chat": Gives(*pieces)})
+        async with alto.Runtime(config) as runtime:
+            return await runtime.call(target, "Why?", token_budget=budget)
+
+    return run(main())
+
+
+@pytest.mark.parametrize("budget", [None, 1000])
+@pytest.mark.parametrize("target", [by_an_lm_stage, by_a_call_of_a_stage])
+@pytest.mark.parametrize("piece", [b"bytes", None, 7])
+def test_an_engine_that_gives_no_text_is_told_what_is_expected(
+    target: Any, budget: int | None, piece: Any
+) -> None:
     with pytest.raises(
-        alto.StageError, match=r"stage answer .* failed in its only attempt"
+        alto.StageError, match=r"stage (streamed|called) .* failed in its only attempt"
     ) as told:
-        run(main())
+        given(target, budget, Delta("One. "), piece)
     assert (
         f"engine 'chat' gave {piece!r} as a piece of text, expected an alto.Delta or a str. This is "
         "a fault of the engine's class, not of the call."
     ) in str(told.value)
+
+
+@pytest.mark.parametrize("budget", [None, 1000])
+def test_an_engine_may_give_strings(budget: int | None) -> None:
+    assert given(by_an_lm_stage, budget, "One. ", "Two.") == ["One.", "Two."]
+    assert given(by_a_call_of_a_stage, budget, "One. ", "Two.") == "One. Two."
+
+
+def test_a_stopped_attempt_does_not_ask_again_when_its_engine_ends_the_text_instead_of_itself() -> (
+    None
+):
+    class Ends(Scripted):
+        async def stream(self, call: alto.Call) -> AsyncGenerator[Delta, None]:
+            self.calls.append(call)
+            yield Delta("[1, ")
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(100)
+
+    @lm(engine="chat", timeout=1.0)
+    def numbers(question: str) -> list[int]:
+        return question
+
+    @pipeline
+    def p(question: str):
+        return numbers(question)
+
+    engine = Ends(lambda call: [])
+
+    async def main() -> None:
+        async with alto.Runtime(alto.Config(engines={"chat": engine})) as runtime:
+            with pytest.raises(alto.StageError, match=r"took longer than timeout=1 s"):
+                await runtime.call(p, "Why?")
+            assert asyncio.get_running_loop().time() == 1.0
+
+    run(main())
+    assert len(engine.calls) == 1

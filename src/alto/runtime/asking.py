@@ -11,6 +11,7 @@ from ..core.calls import Call
 from ..core.execution import Invocation
 from ..engines.asked import Whole, ended
 from ..engines.keeper import Keeper
+from ..engines.pieces import no_text
 from ..engines.protocol import Ask, Engine, Read, Take
 from ..errors import EngineError
 from . import spending
@@ -74,9 +75,4 @@ async def _streamed(engine: Engine, name: str, template: Call, take: Take) -> No
     except TypeError as error:
         if isinstance(piece, str):
             raise
-        raise EngineError(
-            f"engine {name!r} gave {repr(piece)[:80]} as a piece of text, expected an alto.Delta "
-            "or a str. This is a fault of the engine's class, not of the call.",
-            engine=name,
-            retryable=False,
-        ) from error
+        raise no_text(name, piece) from error

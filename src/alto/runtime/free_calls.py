@@ -25,6 +25,7 @@ from ..core.calls import Call, Delta, Message, fields_of, is_message, mistake
 from ..core.encode import EmbedCall, Ranking, RerankCall, Vector, Vectors
 from ..core.execution import Invocation
 from ..engines.encodes import embed_call, rerank_call
+from ..engines.pieces import delta_of
 from ..engines.protocol import VectorEngine
 from ..errors import EngineError
 from . import shedding, spending
@@ -205,11 +206,12 @@ async def _read(
     if run.budget is None:
         stream = engine.stream(call)
     else:
-        stream = spending.stream(run, invocation, engine, call)
+        stream = spending.stream(run, invocation, name, engine, call)
     run.set_aside().calling.append(invocation)
     try:
-        async with aclosing(stream) as deltas:
-            async for delta in deltas:
+        async with aclosing(stream) as pieces:
+            async for piece in pieces:
+                delta = delta_of(name, piece)
                 if delta.usage is not None:
                     run.usage = run.usage + delta.usage
                 yield delta

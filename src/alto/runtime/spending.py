@@ -17,6 +17,8 @@ from ..core.path import show
 from ..engines.asked import ended
 from ..engines.keeper import Keeper
 from ..engines.keeping import Kept
+from ..engines.pieces import delta_of
+from ..engines.pool_reader import text_of
 from ..engines.protocol import Ask, Engine, Take
 from ..errors import EngineError, StageError
 
@@ -38,7 +40,7 @@ async def read(
         def counted(piece: str) -> bool | Awaitable[bool]:
             if account.over:
                 return False
-            going = take(account.note(piece if isinstance(piece, Delta) else Delta(piece)))
+            going = take(account.note(piece if isinstance(piece, Delta) else Delta(text_of(piece))))
             if not account.over:
                 return going
             return False if isinstance(going, bool) else _then_stop(going)
@@ -48,13 +50,13 @@ async def read(
 
 
 async def stream(
-    run: Run, invocation: Invocation, engine: Engine, call: Call
+    run: Run, invocation: Invocation, name: str, engine: Engine, call: Call
 ) -> AsyncGenerator[Delta, None]:
-    """The answer to a call as far as the budget goes."""
+    """The answer of the engine of this name to a call, as far as the budget goes."""
     with _opened(run, invocation, call) as account:
-        async with aclosing(engine.stream(account.call)) as deltas:
-            async for delta in deltas:
-                yield account.note(delta)
+        async with aclosing(engine.stream(account.call)) as pieces:
+            async for piece in pieces:
+                yield account.note(delta_of(name, piece))
                 if account.over:
                     return
 
