@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from leaks import on_virtual_time, watched
 
-from alto import pipeline, stage
+from alto import Stream, pipeline, stage
+from alto.pipeline import Pipeline
 
 
 class Thing:
@@ -71,14 +72,35 @@ def test_items_go_with_their_request() -> None:
     on_virtual_time(main)
 
 
+@stage
+async def read(looks: Stream[int]) -> int:
+    return sum([look async for look in looks])
+
+
+@stage(batch=4)
+async def look_at_some(part: list[Thing]) -> list[int]:
+    return [1] * len(part)
+
+
+@pipeline
+def read_as_they_come(count: int) -> int:
+    return read(look(parts(things(count))))  # type: ignore[arg-type, return-value]
+
+
+@pipeline
+def looked_in_batches(count: int) -> int:
+    return total(look_at_some(parts(things(count))))  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("target", [looked, read_as_they_come, looked_in_batches])
 @pytest.mark.usefixtures("no_collection")
-def test_a_request_leaves_no_circles() -> None:
+def test_a_request_leaves_no_circles(target: Pipeline[..., int]) -> None:
     async def main() -> None:
         async with watched() as runtime:
-            await runtime.call(looked, 3)
+            await runtime.call(target, 3)
             gc.collect()
             for _ in range(5):
-                assert await runtime.call(looked, 3) == 6
+                assert await runtime.call(target, 3) == 6
             assert gc.collect() == 0, "of what was part of a circle"
 
     on_virtual_time(main)

@@ -88,6 +88,7 @@ class BatchCall:
         finally:
             if place is not None:
                 attempts.release_after(place, held)
+            self.task, self.entries, self.wanted = None, [], set()  # which know this: circles
 
     async def _place(self) -> Place | None:
         unit = self.unit

@@ -34,7 +34,7 @@ from ..core.feed import Feed
 from ..core.path import show
 from ..errors import DeadlineExceeded, StageError
 from ..values import same, size_of
-from . import places, runners
+from . import places, readers, runners
 from .aside import NOTHING, Aside, making
 from .batches import BatchCall
 from .current import running
@@ -474,7 +474,7 @@ class Run:
 
     def _left(self, invocation: Invocation, task: asyncio.Task[Any]) -> None:
         """An attempt's code has ended: what it has left behind ends too."""
-        wake(invocation)
+        readers.leave(invocation)
         self._end_calls(invocation)
         if invocation.task is None:  # it was stopped, and may have swallowed that
             while task.cancelling():

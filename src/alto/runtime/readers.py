@@ -172,3 +172,14 @@ def wake(invocation: Invocation) -> None:
     for feed in invocation.feeds:
         if feed.reader is not None:
             feed.reader.wake()
+
+
+def leave(invocation: Invocation) -> None:
+    """The code of an attempt has ended. As `wake`; what it has left behind, such as a thread, may
+    ask once more all the same, and needs nobody to find it for that."""
+    for feed in invocation.feeds:
+        reader: LiveStream | None = feed.reader
+        if reader is not None:
+            reader.wake()
+            if reader._invocation is invocation:  # the next attempt may have the same feed
+                feed.reader = None  # which knows the request: a circle
