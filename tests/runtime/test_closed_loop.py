@@ -6,15 +6,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from leaks import PATIENCE_S, alto_threads, no_threads
 
 import alto
 from alto import Stream, pipeline, stage
+from alto.core.execution import State
 from alto.runtime import threads
 from alto.runtime.free_calls import EngineHandle
+from alto.runtime.replies import Reply
 
 
 class Outlives:
@@ -101,3 +105,43 @@ def test_what_a_thread_asks_of_a_loop_that_turns_no_more_ends_when_it_is_closed(
     finally:
         loop.close()
     no_threads()
+
+
+def test_an_answer_that_is_under_way_when_the_loop_is_closed_is_left_to_its_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "LOOK_S", 0.01)
+    begun = threading.Event()
+    closed_in: list[threading.Thread] = []
+    raised: list[BaseException] = []
+
+    async def asking() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            closed_in.append(threading.current_thread())
+
+    loop = asyncio.new_event_loop()
+    aside = SimpleNamespace(on_stop={})
+    run: Any = SimpleNamespace(loop=loop, thread=None, set_aside=lambda: aside)
+    invocation: Any = Mock(state=State.RUNNING)
+    reply = Reply("it", run, invocation, asking())
+
+    def waits() -> None:
+        try:
+            reply.result()
+        except BaseException as error:
+            raised.append(error)
+
+    async def until_begun() -> None:
+        assert await asyncio.to_thread(begun.wait, PATIENCE_S)
+
+    thread = threading.Thread(target=waits, daemon=True)
+    thread.start()
+    loop.run_until_complete(until_begun())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    thread.join(PATIENCE_S)
+    assert [type(error) for error in raised] == [threads.Stopped]
+    assert closed_in == []

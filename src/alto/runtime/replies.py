@@ -11,6 +11,7 @@ Always true:
 from __future__ import annotations
 
 import asyncio
+import inspect
 import queue
 import threading
 from collections.abc import Callable, Coroutine
@@ -86,7 +87,10 @@ class Reply(Coroutine[Any, Any, T], Generic[T]):
                 raise Stopped
             task = answer_of(run.loop, answers)
         except Stopped:
-            self._asking.close()
+            if (
+                inspect.getcoroutinestate(self._asking) == inspect.CORO_CREATED
+            ):  # else a task has it
+                self._asking.close()
             raise
         if task is None or task.cancelled():
             raise Stopped
