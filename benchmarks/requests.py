@@ -22,7 +22,7 @@ CPU_ABOVE_MAX_MS = 1.5
 P99_RATIO_MAX = 1.05
 MEMORY_ABOVE_MAX_MB = 20.0
 
-REPEATS, REPEATS_QUICK = 7, 3
+REPEATS, REPEATS_QUICK = 7, 5
 """Of each contender. A repeat is some seconds long, and what else a shared machine does then moves
 one difference by a third or more: it takes a few for a median that means something."""
 

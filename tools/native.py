@@ -196,7 +196,8 @@ def key() -> str:
         found.update(f"{path.relative_to(ROOT)}\n".encode())
         found.update(path.read_bytes())
     facts = [sys.version, sysconfig.get_config_var("EXT_SUFFIX"), metadata.version("mypy")]
-    found.update("\n".join([*map(str, facts), os.environ.get("CFLAGS", "")]).encode())
+    facts += [os.environ.get(name) for name in ("CC", "CFLAGS")]
+    found.update("\n".join(map(str, facts)).encode())
     return found.hexdigest()[:16]
 
 
