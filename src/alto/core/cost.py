@@ -72,44 +72,23 @@ class Need:
         self.weight = weight
 
 
-def cost(
-    need: Need,
-    prefill_tokens: float,
-    cached_tokens: float,
-    free_tokens: float,
-    prefill_s: float,
-    step_s: float,
-    step_rise_s: float,
-    others: float,
-) -> float:
+def cost(need: Need, place: Place) -> float:
     """Seconds that the call needs at a place, and takes from others there, each as far as a request
-    waits for it. The place is given by the numbers of a `Place`; `others` is its weight."""
-    output_tokens, weight = need.output_tokens, need.weight
-    uncached = need.prompt_tokens - cached_tokens
-    reading = prefill_s * uncached
-    alone = prefill_s * prefill_tokens + reading + output_tokens * step_s
-    harm = others * (reading + output_tokens * step_rise_s)
+    waits for it."""
+    output_tokens, weight, others = need.output_tokens, need.weight, place.weight
+    uncached = need.prompt_tokens - place.cached_tokens
+    reading = place.prefill_s * uncached
+    alone = place.prefill_s * place.prefill_tokens + reading + output_tokens * place.step_s
+    harm = others * (reading + output_tokens * place.step_rise_s)
     total = weight * alone + harm
-    if uncached > free_tokens:
-        total += (others + weight) * (prefill_s * (uncached - free_tokens))
+    if uncached > place.free_tokens:
+        total += (others + weight) * (place.prefill_s * (uncached - place.free_tokens))
     return total
 
 
 def costs(places: list[Place], need: Need) -> list[float]:
     """What the call costs at each place."""
-    return [
-        cost(
-            need,
-            one.prefill_tokens,
-            one.cached_tokens,
-            one.free_tokens,
-            one.prefill_s,
-            one.step_s,
-            one.step_rise_s,
-            one.weight,
-        )
-        for one in places
-    ]
+    return [cost(need, place) for place in places]
 
 
 def cheapest_place(places: list[Place], need: Need, random: Random) -> int:

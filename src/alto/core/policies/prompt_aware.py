@@ -44,7 +44,7 @@ class PromptAware:
         self, candidates: Sequence[Candidate], facts: Facts, now: float, random: Random
     ) -> int:
         """The cheapest place, by lot among those that are nearly as cheap. (Its own pool leaves
-        out the candidates, and calls `cheapest_place` itself.)"""
+        out the candidates: `where.cheapest_at` chooses the same.)"""
         return cheapest_place([place_of(one) for one in candidates], need_of(facts), random)
 
     observe = learn_nothing
